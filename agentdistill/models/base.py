@@ -1,0 +1,101 @@
+"""The one door between smolagents and our engines.
+
+Every engine is an ActionModel (`sample`) and, through `BaseModel`, also a smolagents `Model`
+(`generate`). Guaranteed: `generate` never sees or stores "Calling tools:" echoes, so an assistant turn
+in the history holds exactly what the model wrote. Not guaranteed: retries; an engine that cannot answer
+raises ModelError at once.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from smolagents.models import ChatMessage, MessageRole, Model
+from smolagents.monitoring import TokenUsage
+
+from agentdistill.types import Completion, Json, Message, Sampling
+
+
+class BaseModel(Model):
+    """A smolagents Model over `sample`. Subclasses implement `sample` and `fingerprint`."""
+
+    def __init__(self, model_id: str, sampling: Sampling | None = None) -> None:
+        super().__init__(model_id=model_id)
+        self.model_id: str = model_id
+        self.sampling = sampling or Sampling()
+
+    @abstractmethod
+    def sample(
+        self,
+        messages: Sequence[Message],
+        n: int = 1,
+        *,
+        prefix: str = "",
+        stop: Sequence[str] = (),
+        sampling: Sampling | None = None,
+    ) -> list[Completion]:
+        """Draw n completions that continue `prefix` as the next assistant turn. Raises ModelError."""
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, Json]:
+        """What identifies weights and engine, for run.json."""
+
+    def close(self) -> None:
+        """Free the engine. The model cannot be used afterwards."""
+
+    def generate(
+        self,
+        messages: Sequence[ChatMessage | dict[str, Any]],
+        stop_sequences: Sequence[str] | None = None,
+        response_format: Mapping[str, Any] | None = None,
+        tools_to_call_from: Sequence[Any] | None = None,
+        **kwargs: Any,
+    ) -> ChatMessage:
+        """One assistant turn for smolagents. `raw` is the Completion."""
+        if response_format is not None or tools_to_call_from:
+            raise ValueError("our agents act by code in text: no response_format, no tool calling API")
+        completion = self.sample(plain_messages(messages), stop=tuple(stop_sequences or ()))[0]
+        return assistant_message(completion.text, [completion], raw=completion)
+
+
+def assistant_message(text: str, completions: Sequence[Completion], raw: Any) -> ChatMessage:
+    """A smolagents assistant turn whose token usage sums over all completions it cost."""
+    usage = TokenUsage(
+        input_tokens=sum(c.tokens_in for c in completions),
+        output_tokens=sum(c.tokens_out for c in completions),
+    )
+    return ChatMessage(role=MessageRole.ASSISTANT, content=text, raw=raw, token_usage=usage)
+
+
+def plain_messages(messages: Iterable[ChatMessage | Mapping[str, Any]]) -> list[Message]:
+    """smolagents messages as system/user/assistant texts.
+
+    Tool-call echoes are dropped, tool responses become user turns, neighbours of one role are joined by
+    a newline as smolagents' own `get_clean_message_list` joins them.
+    """
+    plain: list[Message] = []
+    for message in messages:
+        role = message["role"] if isinstance(message, Mapping) else message.role
+        content = message["content"] if isinstance(message, Mapping) else message.content
+        role = getattr(role, "value", role)
+        if role == MessageRole.TOOL_CALL.value:
+            continue
+        if role == MessageRole.TOOL_RESPONSE.value:
+            role = "user"
+        text = content if isinstance(content, str) else _joined(content or ())
+        if plain and plain[-1]["role"] == role:
+            plain[-1] = Message(role=role, content=plain[-1]["content"] + "\n" + text)
+        else:
+            plain.append(Message(role=role, content=text))
+    return plain
+
+
+def _joined(parts: Iterable[Mapping[str, Any]]) -> str:
+    texts = []
+    for part in parts:
+        if part.get("type") != "text":
+            raise ValueError(f"only text can be sent to an action model, not {part.get('type')!r}")
+        texts.append(str(part["text"]))
+    return "\n".join(texts)
