@@ -35,8 +35,10 @@ _OPTION = re.compile(r"\([A-Z]\)")
 _NUMBER = re.compile(r"[-+]?\$?(\d{1,3}(,\d{3})+|\d+)?(\.\d+)?([eE][-+]?\d+)?%?")
 _FORMULA = re.compile(r"[-+*/^=(),.\s\d]*([a-zA-Z]\b[-+*/^=(),.\s\d]*)*")
 _MATH_SUBJECTS = frozenset(
-    ("Algebra", "Counting & Probability", "Geometry", "Intermediate Algebra", "Number Theory")
-    + ("Prealgebra", "Precalculus")
+    (
+        *("Algebra", "Counting & Probability", "Geometry", "Intermediate Algebra", "Number Theory"),
+        *("Prealgebra", "Precalculus"),
+    )
 )
 _QA_FIELDS = ("answer_aliases", "supporting_titles", "supporting_facts", "decomposition")
 _QA_SETS = ("hotpot", "musique", "bamboogle", "2wiki")
