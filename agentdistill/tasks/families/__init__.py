@@ -1,9 +1,9 @@
 """Families of generated tasks: a seeded supply with answers that are right by construction.
 
 Guaranteed: the same arguments give the same tasks on every platform and Python; a larger `n` only adds
-tasks at the end; no question comes twice in a set
-(a few short questions about tables may, in sets of hundreds, each time with another table); train and test share no wording. Not guaranteed: that
-two sets of different seeds have no task in common.
+tasks at the end; train and test share no wording; no question comes twice in a set (in sets of hundreds a
+few short questions about tables do, each time about another table). Not guaranteed: that two sets of
+different seeds have no task in common.
 
 A new family is one file with a `Family` in it, and one entry here.
 """

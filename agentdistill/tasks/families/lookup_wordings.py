@@ -66,7 +66,7 @@ DOMAINS: Mapping[str, tuple[Domain, ...]] = {
                 "Anna Ben Carla David Elena Felix Grace Hugo", "Adams Brown Clark Evans Fisher Green Hall"
             ),
             {"department": _words("sales finance research support logistics"), "city": _CITIES},
-            {"salary": (2100, 9800), "age": (21, 64), "projects": (1, 40)},
+            {"salary": (2100, 9800), "age": (21, 64), "bonus": (40, 990)},
         ),
         Domain(
             "book",
@@ -80,7 +80,7 @@ DOMAINS: Mapping[str, tuple[Domain, ...]] = {
                 "genre": _words("crime poetry history fantasy travel"),
                 "language": _words("English German French Spanish Italian"),
             },
-            {"year": (1901, 2023), "pages": (84, 980), "copies": (2, 760)},
+            {"year": (1901, 2023), "rating": (12, 99), "price": (4, 180)},
         ),
         Domain(
             "city",
@@ -91,7 +91,7 @@ DOMAINS: Mapping[str, tuple[Domain, ...]] = {
                 "country": _words("Norland Estia Varonia Belmark Cathay"),
                 "climate": _words("dry mild cold wet hot"),
             },
-            {"population": (4200, 980000), "area": (12, 870), "schools": (2, 140)},
+            {"population": (4200, 980000), "area": (12, 870), "altitude": (2, 2140)},
         ),
         Domain(
             "student",
@@ -102,7 +102,7 @@ DOMAINS: Mapping[str, tuple[Domain, ...]] = {
                 "club": _words("chess drama music robotics swimming"),
                 "house": _words("Eagle Falcon Heron Raven Swan"),
             },
-            {"score": (12, 499), "absences": (1, 38), "points": (10, 890)},
+            {"score": (12, 499), "height": (121, 198), "rank": (1, 890)},
         ),
         Domain(
             "flight",
@@ -110,7 +110,7 @@ DOMAINS: Mapping[str, tuple[Domain, ...]] = {
             "code",
             tuple(f"{line}{number}" for line in _words("AX BK CN DL") for number in range(114, 914, 53)),
             {"destination": _CITIES, "airline": _words("Aerolux Skyway Windjet Polaris")},
-            {"fare": (49, 980), "seats": (60, 420), "delay": (1, 240)},
+            {"fare": (49, 980), "distance": (160, 4200), "delay": (1, 240)},
         ),
     ),
     "test": (
@@ -125,7 +125,7 @@ DOMAINS: Mapping[str, tuple[Domain, ...]] = {
                 "region": _words("Tuscany Bavaria Andalusia Provence Algarve"),
                 "style": _words("modern rustic classic boutique"),
             },
-            {"rooms": (12, 480), "rate": (45, 690), "reviews": (20, 4800)},
+            {"capacity": (12, 480), "rate": (45, 690), "deposit": (20, 800)},
         ),
         Domain(
             "film",
@@ -139,7 +139,7 @@ DOMAINS: Mapping[str, tuple[Domain, ...]] = {
                 "director": _words("Okafor Lindqvist Moreau Tanaka Petrov"),
                 "studio": _words("Redwood Bluebird Ironside Silverline"),
             },
-            {"minutes": (74, 210), "budget": (2, 310), "awards": (1, 46)},
+            {"runtime": (74, 210), "budget": (2, 310), "income": (3, 990)},
         ),
         Domain(
             "horse",
@@ -152,7 +152,7 @@ DOMAINS: Mapping[str, tuple[Domain, ...]] = {
                 "breed": _words("Arabian Friesian Haflinger Lusitano"),
                 "owner": _words("Amara Bruno Chidi Dilara Esteban"),
             },
-            {"races": (2, 120), "wins": (1, 60), "prize": (300, 98000)},
+            {"speed": (28, 76), "prize": (300, 98000), "stride": (410, 790)},
         ),
         Domain(
             "museum piece",
@@ -165,7 +165,7 @@ DOMAINS: Mapping[str, tuple[Domain, ...]] = {
                 "period": _words("archaic roman gothic baroque"),
                 "material": _words("bronze marble clay ivory jade"),
             },
-            {"height": (2, 240), "insured": (900, 88000), "loans": (1, 35)},
+            {"depth": (2, 240), "value": (900, 88000), "fee": (11, 350)},
         ),
     ),
 }
