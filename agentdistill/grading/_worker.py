@@ -15,7 +15,6 @@ import ast
 import json
 import logging
 import os
-import re
 import resource
 import sys
 from fractions import Fraction
@@ -27,7 +26,6 @@ from math_verify import LatexExtractionConfig, parse, verify
 from agentdistill.grading.math import same_number, strip
 
 _MEMORY = 3 * 1024**3
-_LONE_I = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])")
 _LATEX = [LatexExtractionConfig()]
 _FUNCTIONS = {
     name: getattr(sympy, name)
@@ -46,6 +44,8 @@ def compare(answer: str, gold: str) -> tuple[bool, str, str]:
     answers = _python(found) + _latex(found)
     if wanted.startswith(("(", "[")):  # ordered: a point or an interval, which no set may stand for
         answers = [answer for answer in answers if not isinstance(answer, sympy.FiniteSet)]
+    if wanted.startswith("(") and found.startswith("["):  # [1, 2] may be a point, or the wrong interval
+        answers = [answer for answer in answers if not (isinstance(answer, sympy.Tuple) and len(answer) == 2)]
     if not answers:
         return False, "math", "the answer cannot be read as mathematics"
     if any(_close(a, g) for g in golds for a in answers):
@@ -57,10 +57,19 @@ def compare(answer: str, gold: str) -> tuple[bool, str, str]:
 
 
 def _latex(text: str) -> list[Any]:
-    # math-verify takes i for the imaginary unit only where it stands alone.
-    text = _LONE_I.sub(" i ", text)
     found = parse(f"${text}$", _LATEX, fallback_mode="no_fallback", parsing_timeout=None)
-    return [expression for expression in found if not isinstance(expression, str)]
+    return [_same_symbols(expression) for expression in found if not isinstance(expression, str)]
+
+
+def _same_symbols(expression: Any) -> Any:
+    """One symbol for one letter: the grammar makes real and complex ones, and takes i for a letter."""
+    changes: dict[Any, Any] = {}
+    for symbol in expression.free_symbols:
+        wanted = sympy.I if symbol.name in ("i", "imath") else sympy.Symbol(symbol.name, real=True)
+        if symbol != wanted:
+            changes[symbol] = wanted
+    # Without a change it must stay as it is: rebuilding evaluates what the grammar left alone.
+    return expression.xreplace(changes) if changes else expression
 
 
 def _close(answer: Any, gold: Any) -> bool:

@@ -35,6 +35,7 @@ _FRACTION = re.compile(
     r"(?P<sign>[-+\u2212]?)(?:(\d{1,400})/(\d{1,400})|\\frac\{?(\d{1,400})\}?\{?(\d{1,400})\}?)"
 )
 _LOOSE = re.compile(r"(?<=[-+\u2212/])\s+|\s+(?=/)")  # never between digits: "1 1/2" is not 11/2
+_MIXED = re.compile(r"([-\u2212]?)(\d{1,400})\s+(\d{1,400}/\d{1,400})")
 _OPTION = re.compile(r"\([A-Z]\)")
 _BARE_FRAC = re.compile(r"\\frac(\d)(\d)(?!\d)")
 _UNIT = re.compile(
@@ -103,6 +104,10 @@ def strip(text: str) -> str:
 
 def number(text: str) -> Fraction | None:
     """The value of a plain number or fraction, None for anything else. Never slow: digits are limited."""
+    mixed = _MIXED.fullmatch(text)
+    if mixed:
+        rest = number(mixed[3])
+        return None if rest is None else (int(mixed[2]) + rest) * (-1 if mixed[1] else 1)
     text = _LOOSE.sub("", text).replace("{,}", ",")
     match = _FRACTION.fullmatch(_BARE_FRAC.sub(r"\\frac{\1}{\2}", text))
     if match:
