@@ -86,13 +86,17 @@ def base_sha256(base: Path) -> str:
 def quiet() -> Iterator[None]:
     """No progress bars and no advice from transformers on our console; its errors still show."""
     import warnings
+    from functools import partial
 
+    from transformers import modeling_gguf_pytorch_utils as gguf_loader
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    bar = gguf_loader.tqdm
+    gguf_loader.tqdm = partial(bar, disable=True)  # the one bar that heeds no setting
     try:
         with warnings.catch_warnings():
             # Raised while torch and its friends are imported; nothing a user of ours can act on.
@@ -100,6 +104,7 @@ def quiet() -> Iterator[None]:
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
+        gguf_loader.tqdm = bar
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
