@@ -10,6 +10,7 @@ Not guaranteed: architectures other than llama, or a base that was not a GGUF fi
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,7 +44,8 @@ def export_gguf(
     except OSError as error:
         raise TrainingError(f"cannot export {checkpoint} to {out}: {error.strerror or error}") from error
     finally:
-        fresh.unlink(missing_ok=True)
+        with suppress(OSError):
+            fresh.unlink()
     return out
 
 
