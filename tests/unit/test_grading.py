@@ -218,8 +218,19 @@ def test_an_answer_that_never_ends_costs_its_time_and_no_more() -> None:
 def test_too_long_an_answer_is_wrong_for_every_kind(judge: Grader) -> None:
     for kind in (TaskKind.MATH, TaskKind.QA, TaskKind.CHOICE):
         assert judge.grade("5" * 10_001, task("5", kind))[:2] == (False, "too_long")
-    assert judge.grade("(" * 9_999, task("5"))[0] is False
-    assert judge.grade("-" * 9_999 + "5", task("5"))[0] is False
+
+
+def test_deep_nesting_is_wrong_and_ends() -> None:
+    with Grader(seconds=1.0) as judge:
+        for answer in (
+            "(" * 9_999,
+            "-" * 9_999 + "5",
+            "{" * 5_000,
+            "\\frac" * 1_000,
+            "$" * 9_999,
+            "x^" * 4_000,
+        ):
+            assert not judge.grade(answer, task("5"))[0]
 
 
 HOSTILE = [
