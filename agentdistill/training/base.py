@@ -27,7 +27,7 @@ def load_tokenizer(base: Path) -> Any:
     with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(**_location(base))
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # a damaged file fails in the readers in any way it likes
             raise TrainingError(f"cannot read a tokenizer from {base}: {_first_line(error)}") from error
     if base.is_file():
         _split_digits(tokenizer, base)
@@ -50,7 +50,7 @@ def load_model(base: Path, dtype: Any) -> Any:
     with quiet():
         try:
             model = AutoModelForCausalLM.from_pretrained(**_location(base), dtype=dtype)
-        except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        except Exception as error:  # as above
             raise TrainingError(f"cannot load the student from {base}: {_first_line(error)}") from error
     if base.is_file():
         # The weights are plain floats now; the mark would make PEFT, Trainer and later loads think not.
@@ -73,6 +73,7 @@ def base_sha256(base: Path) -> str:
     """What identifies a base: the hash of the GGUF, or of a folder's config and weight files."""
     if base.is_file():
         return file_sha256(base)
+    _location(base)
     files = sorted([*base.glob("config.json"), *base.glob("*.safetensors")])
     if len(files) < 2:
         raise TrainingError(
