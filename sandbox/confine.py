@@ -1,0 +1,173 @@
+"""What narrows a process before model code runs: seccomp filter, resource limits, user ids, capabilities.
+
+The seccomp filter is written as raw BPF, no library needed. It denies by name: calls that look into or
+signal other processes by handle, mounts, namespaces, kernel keys, bpf, io_uring, userfaultfd, perf, module
+loading, memory outside the address-space limit (memfd, System V), every new socket (a socketpair is
+allowed), and signals to the supervisor and the first interpreter. Guaranteed: an unknown architecture is
+refused, other ABIs of the same machine (x32, 32-bit) are killed. Not guaranteed: that the rest of the
+kernel has no holes; the filter makes its surface smaller, the namespaces are the wall.
+"""
+
+import ctypes
+import errno
+import os
+import platform
+import resource
+import struct
+
+# name -> (x86_64, aarch64); None: the architecture lacks it
+CALLS = {
+    "accept": (43, 202), "accept4": (288, 242), "acct": (163, 89), "add_key": (248, 217),
+    "adjtimex": (159, 171), "bind": (49, 200), "bpf": (321, 280), "chroot": (161, 51),
+    "clock_adjtime": (305, 266), "clock_settime": (227, 112), "connect": (42, 203),
+    "delete_module": (176, 106), "fanotify_init": (300, 262), "fanotify_mark": (301, 263),
+    "finit_module": (313, 273), "fsconfig": (431, 431), "fsmount": (432, 432), "fsopen": (430, 430),
+    "fspick": (433, 433), "get_mempolicy": (239, 236), "init_module": (175, 105),
+    "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "io_uring_setup": (425, 425),
+    "ioperm": (173, None), "iopl": (172, None), "kcmp": (312, 272), "kexec_file_load": (320, 294),
+    "kexec_load": (246, 104), "keyctl": (250, 219), "listen": (50, 201), "listmount": (458, 458),
+    "lookup_dcookie": (212, 18), "mbind": (237, 235), "memfd_create": (319, 279),
+    "memfd_secret": (447, 447), "migrate_pages": (256, 238), "modify_ldt": (154, None), "mount": (165, 40),
+    "mount_setattr": (442, 442), "move_mount": (429, 429), "move_pages": (279, 239), "mq_open": (240, 180),
+    "msgget": (68, 186), "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
+    "open_tree": (428, 428), "open_tree_attr": (467, 467), "perf_event_open": (298, 241),
+    "personality": (135, 92), "pidfd_getfd": (438, 438), "pidfd_open": (434, 434),
+    "pidfd_send_signal": (424, 424), "pivot_root": (155, 41), "process_madvise": (440, 440),
+    "process_mrelease": (448, 448), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
+    "ptrace": (101, 117), "quotactl": (179, 60), "quotactl_fd": (443, 443), "reboot": (169, 142),
+    "request_key": (249, 218), "semget": (64, 190), "set_mempolicy": (238, 237),
+    "set_mempolicy_home_node": (450, 450), "setdomainname": (171, 162), "sethostname": (170, 161),
+    "setns": (308, 268), "settimeofday": (164, 170), "shmat": (30, 196), "shmget": (29, 194),
+    "socket": (41, 198), "statmount": (457, 457), "swapoff": (168, 225), "swapon": (167, 224),
+    "syslog": (103, 116), "umount2": (166, 39), "unshare": (272, 97), "userfaultfd": (323, 282),
+    "vhangup": (153, 58), "vmsplice": (278, 75),
+}  # fmt: skip
+CLONE, CLONE3 = (56, 220), (435, 435)
+KILL, TKILL, TGKILL = (62, 129), (200, 130), (234, 131)
+SIGQUEUE, TGSIGQUEUE = (129, 138), (297, 240)
+PRLIMIT, FCNTL, IOCTL = (302, 261), (72, 25), (16, 29)
+ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
+
+NEW_NAMESPACES = 0x7E020080  # CLONE_NEWTIME|NS|CGROUP|UTS|IPC|USER|PID|NET
+F_SETOWN, F_SETSIG, F_SETOWN_EX = 8, 10, 15  # they send signals by way of the kernel
+FIOSETOWN, SIOCSPGRP, TIOCSTI, TIOCLINUX = 0x8901, 0x8902, 0x5412, 0x541C
+SUPERVISOR, FIRST = 2, 3  # their pids inside the jail, always
+
+_LOAD, _JEQ, _JGE, _JSET, _RET = 0x20, 0x15, 0x35, 0x45, 0x06
+_ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+
+
+def seccomp_filter(machine=None):
+    """The filter program as bytes, as `bwrap --seccomp FD` and prctl take it."""
+    machine = machine or platform.machine()
+    if machine not in ARCHITECTURES:
+        raise OSError(f"no seccomp filter for the architecture {machine}")
+    column, audit = ARCHITECTURES[machine]
+    program = []
+
+    def emit(code, value, yes=0, no=0):
+        program.append(struct.pack("=HBBI", code, yes, no, value & 0xFFFFFFFF))
+
+    def deny_if(number, argument, values, jump=_JEQ):
+        """EPERM if the low 32 bits of an argument match: those are all the kernel looks at here."""
+        emit(_JEQ, number, 0, 2 + len(values) + 1)
+        emit(_LOAD, 16 + 8 * argument)
+        for index, value in enumerate(values):
+            emit(jump, value, len(values) - index, 0)
+        emit(_RET, _ALLOW)
+        emit(_RET, _ERRNO | errno.EPERM)
+
+    emit(_LOAD, 4)
+    emit(_JEQ, audit, 1, 0)
+    emit(_RET, _KILL)
+    emit(_LOAD, 0)
+    if machine == "x86_64":
+        emit(_JGE, 0x40000000, 0, 1)  # the x32 ABI has its own numbers
+        emit(_RET, _KILL)
+    for name, numbers in CALLS.items():
+        if numbers[column] is not None:
+            emit(_JEQ, numbers[column], 0, 1)
+            emit(_RET, _ERRNO | (errno.EACCES if name == "socket" else errno.EPERM))
+    emit(_JEQ, CLONE3[column], 0, 1)  # its flags are behind a pointer; libc then falls back to clone
+    emit(_RET, _ERRNO | errno.ENOSYS)
+    protected = [SUPERVISOR, FIRST]
+    groups = [-1, -SUPERVISOR, -FIRST]
+    deny_if(CLONE[column], 0, [NEW_NAMESPACES], _JSET)
+    deny_if(KILL[column], 0, protected + groups)
+    for call in (TKILL, TGKILL, SIGQUEUE, TGSIGQUEUE):
+        deny_if(call[column], 0, protected)
+    deny_if(FCNTL[column], 1, [F_SETOWN, F_SETSIG, F_SETOWN_EX])
+    deny_if(IOCTL[column], 1, [FIOSETOWN, SIOCSPGRP, TIOCSTI, TIOCLINUX])
+    emit(_JEQ, PRLIMIT[column], 0, 4)  # limits of others; one's own can only go down
+    emit(_LOAD, 16)
+    emit(_JEQ, 0, 1, 0)
+    emit(_RET, _ERRNO | errno.EPERM)
+    emit(_RET, _ALLOW)
+    emit(_RET, _ALLOW)
+    return b"".join(program)
+
+
+# ---------------------------------------------------------------------- inside the jail
+
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
+_PR_SET_CHILD_SUBREAPER, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 36, 47, 4
+_CAPABILITY_VERSION_3 = 0x20080522
+
+
+def _libc():
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(libc, option, value=0):
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl {option}")
+
+
+def settle_supervisor(uid):
+    """Adopt orphans, shut out tracers, give up every capability. `uid` as given by launch.py, or None.
+
+    As root there is no user namespace: the supervisor takes the real id uid+1 and the effective id uid,
+    the interpreters all ids uid. So it can signal them and make their folders, and they can't signal it.
+    """
+    libc = _libc()
+    _prctl(libc, _PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(libc, _PR_SET_NO_NEW_PRIVS, 1)
+    if uid is not None:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid + 1, uid, uid + 1)
+    libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    if libc.capset(header, bytes(24)) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
+    _prctl(libc, _PR_SET_DUMPABLE, 0)
+
+
+def settle_process_backend():
+    """Without a jail there is only one thing to do: adopt orphans, so that they can be killed."""
+    _prctl(_libc(), _PR_SET_CHILD_SUBREAPER, 1)
+
+
+def settle_interpreter(uid, limits):
+    """Limits of one process. Forks inherit them. RLIMIT_NPROC counts the session's processes together."""
+    megabyte = 1 << 20
+    ceilings = {
+        resource.RLIMIT_AS: limits["memory_mb"] * megabyte,
+        resource.RLIMIT_FSIZE: limits["folder_mb"] * megabyte,
+        resource.RLIMIT_NOFILE: 256,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+    }
+    if limits["jailed"]:
+        # Interpreters of the session (twins, candidates) count too; outside a jail so would all else.
+        ceilings[resource.RLIMIT_NPROC] = limits["processes"] + 48
+    for name, ceiling in ceilings.items():
+        hard = resource.getrlimit(name)[1]
+        if hard != resource.RLIM_INFINITY:
+            ceiling = min(ceiling, hard)
+        resource.setrlimit(name, (ceiling, ceiling))
+    if uid is not None:
+        os.setresuid(uid, uid, uid)
+    if limits["jailed"]:
+        _prctl(_libc(), _PR_SET_DUMPABLE, 0)  # changing ids has reset it

@@ -1,0 +1,463 @@
+"""The session's supervisor: one stream to the client, one socket to each interpreter. Runs no model code.
+
+It forks the first interpreter, lets interpreters fork on the client's order, copies their folders, relays
+frames both ways under numbers that it assigns itself, kills by pid and reports deaths. What it relays it
+doesn't read. It ends, and with it everything in the jail, when the stream ends.
+
+Guaranteed: a frame of channel n comes from the process that interpreter n is (the kernel vouches for the
+sender's pid on every piece read; what a child of it writes is dropped). A kill takes the descendants
+along, a sweep everything that is no interpreter. Not guaranteed: that an interpreter obeys; one that has
+been turned may never fork or answer. The client has a deadline for that and older twins to go back to.
+"""
+
+# ruff: noqa: PTH - os and strings: pathlib would cost more than the rest of a session's start
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import stat
+import struct
+import sys
+import tempfile
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import confine
+import wire
+import worker
+
+OUT_HIGH = 8 << 20  # bytes waiting for the client; above it interpreters aren't read
+SWEEP_ROUNDS = 200
+CREDENTIALS = struct.Struct("3i")
+
+
+class Node:
+    """One interpreter: its socket, its folder, its log, and its pid once the kernel has told it."""
+
+    def __init__(self, number, sock, folder, log):
+        self.number = number
+        self.sock = sock
+        self.folder = folder
+        self.log = log
+        self.pid = None
+        self.incoming = bytearray()
+        self.outgoing = bytearray()
+
+
+class Supervisor:
+    def __init__(self, stream_in, stream_out, config, proc):
+        self.stream_in, self.stream_out = stream_in, stream_out
+        self.config = config
+        self.proc = proc  # descriptor of /proc, which has no path that interpreters could reach
+        self.nodes = {}
+        self.last = 0
+        self.incoming = bytearray()
+        self.outgoing = bytearray()
+        self.root = config["folder"]
+        self.users = {}  # folder -> how many interpreters it belongs to
+        self.wake_in, self.wake_out = os.pipe()
+        for fd in (stream_in, stream_out, self.wake_in, self.wake_out):
+            os.set_blocking(fd, False)
+
+    # ------------------------------------------------------------------ the loop
+
+    def serve(self):
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self.wake_out)
+        self.start_first()
+        hello = {"op": "hello", "protocol": wire.PROTOCOL, "python": sys.version.split()[0]}
+        self.tell({**hello, "first": 1, "jail": self.config["jail"]})
+        while True:
+            reading = [self.stream_in, self.wake_in]
+            if len(self.outgoing) < OUT_HIGH:
+                reading += [node.sock for node in self.nodes.values()]
+            writing = [node.sock for node in self.nodes.values() if node.outgoing]
+            if self.outgoing:
+                writing.append(self.stream_out)
+            ready, writable, _ = select.select(reading, writing, [])
+            self.flush(writable)
+            if self.wake_in in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self.wake_in, 4096)
+                self.reap()
+            for node in list(self.nodes.values()):
+                if node.sock in ready:
+                    self.read_node(node)
+            if self.stream_in in ready and not self.read_stream():
+                return
+
+    def tell(self, message):
+        self.send(0, json.dumps(message).encode())
+
+    def send(self, channel, body):
+        self.outgoing += wire.STREAM.pack(len(body), channel) + body
+        with contextlib.suppress(BlockingIOError):
+            del self.outgoing[: os.write(self.stream_out, self.outgoing)]
+
+    def flush(self, writable):
+        if self.stream_out in writable:
+            with contextlib.suppress(BlockingIOError):
+                del self.outgoing[: os.write(self.stream_out, self.outgoing)]
+        for node in list(self.nodes.values()):
+            if node.sock in writable:
+                self.push(node)
+
+    def push(self, node):
+        try:
+            del node.outgoing[: node.sock.send(node.outgoing)]
+        except BlockingIOError:
+            pass
+        except OSError:  # it is dead; its death is reported by whoever reaps it
+            node.outgoing.clear()
+
+    def read_stream(self):
+        try:
+            data = os.read(self.stream_in, 1 << 20)
+        except BlockingIOError:
+            return True
+        if not data:
+            return False
+        self.incoming += data
+        while len(self.incoming) >= wire.STREAM.size:
+            size, channel = wire.STREAM.unpack_from(self.incoming)
+            if size > wire.MAX_FROM_HOST:
+                return False
+            end = wire.STREAM.size + size
+            if len(self.incoming) < end:
+                break
+            body = bytes(self.incoming[wire.STREAM.size : end])
+            del self.incoming[:end]
+            if channel:
+                if channel in self.nodes:
+                    node = self.nodes[channel]
+                    node.outgoing += wire.NODE.pack(size, wire.MESSAGE) + body
+                    self.push(node)
+            else:
+                self.obey(json.loads(body))
+        return True
+
+    def obey(self, order):
+        if order["op"] == "fork":
+            self.fork(order)
+        elif order["op"] == "kill":
+            for number in order["ids"]:
+                if number in self.nodes:
+                    self.kill(self.nodes[number])
+        elif order["op"] == "sweep":
+            self.sweep()
+
+    # ------------------------------------------------------------------ what interpreters say
+
+    def read_node(self, node):
+        """One read; False when there is nothing more to read."""
+        try:
+            data, ancillary, _, _ = node.sock.recvmsg(1 << 16, socket.CMSG_SPACE(CREDENTIALS.size))
+        except BlockingIOError:
+            return False
+        except OSError:
+            data, ancillary = b"", []
+        if not data:
+            self.lost(node)
+            return False
+        sender = 0
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+                sender = CREDENTIALS.unpack(content[: CREDENTIALS.size])[0]
+        if node.pid is None:
+            node.pid = sender
+        elif sender != node.pid:
+            return True  # a child of the interpreter, writing to the socket it inherited
+        node.incoming += data
+        while len(node.incoming) >= wire.NODE.size:
+            size, kind = wire.NODE.unpack_from(node.incoming)
+            if size > wire.MAX_FROM_NODE:
+                self.kill(node)
+                return False
+            end = wire.NODE.size + size
+            if len(node.incoming) < end:
+                break
+            body = bytes(node.incoming[wire.NODE.size : end])
+            del node.incoming[:end]
+            if kind == wire.READY:
+                self.tell({"op": "ready", "id": node.number})
+            else:
+                self.send(node.number, body)
+        return True
+
+    def lost(self, node):
+        """Its end of the socket is closed: it is dying, or it has thrown its channel away."""
+        if node.pid is None:
+            self.bury(node, "it never started")
+        else:
+            self.kill(node)
+
+    def reap(self):
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for node in list(self.nodes.values()):
+                if node.pid == pid:
+                    while node.number in self.nodes and self.read_node(node):
+                        pass  # what it said before it died
+                    if node.number in self.nodes:
+                        self.bury(node, status)
+
+    def bury(self, node, status):
+        del self.nodes[node.number]
+        node.sock.close()
+        if isinstance(status, int):
+            status = os.waitstatus_to_exitcode(status)
+        size = os.fstat(node.log).st_size
+        window = self.config["output_chars"] * 4
+        text = os.pread(node.log, window, 0).decode("utf-8", "replace")
+        os.close(node.log)
+        self.tell(
+            {"op": "died", "id": node.number, "status": status, "logs": text, "cut": max(0, size - window)}
+        )
+        self.release(node.folder)
+
+    # ------------------------------------------------------------------ killing
+
+    def processes(self):
+        """pid -> parent's pid, of everything there is."""
+        found = {}
+        for name in os.listdir(self.proc):
+            if name.isdigit():
+                try:
+                    fd = os.open(f"{name}/stat", os.O_RDONLY, dir_fd=self.proc)
+                except OSError:
+                    continue
+                try:
+                    found[int(name)] = int(os.read(fd, 1024).rpartition(b")")[2].split()[1])
+                except OSError:
+                    pass
+                finally:
+                    os.close(fd)
+        return found
+
+    def descendants(self, root, spare):
+        children = {}
+        for pid, parent in self.processes().items():
+            children.setdefault(parent, []).append(pid)
+        found, todo = [], [root]
+        while todo:
+            for pid in children.get(todo.pop(), ()):
+                if pid not in spare:
+                    found.append(pid)
+                todo.append(pid)
+        return found
+
+    def kill(self, node):
+        """Kill an interpreter and what descends from it; `died` follows when it is reaped."""
+        if node.pid is None:
+            self.bury(node, "killed before it started")
+            return
+        spare = {other.pid for other in self.nodes.values()}
+        doomed = self.descendants(node.pid, spare)
+        for pid in [node.pid, *doomed]:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+    def sweep(self):
+        """Kill what the step left behind: everything below us that is no interpreter.
+
+        A fork that was ordered may be on its way; it is waited for, so as not to be taken for a stray.
+        """
+        for _ in range(20):
+            waiting = [node.sock for node in self.nodes.values() if node.pid is None]
+            if not waiting:
+                break
+            for node in [n for n in self.nodes.values() if n.sock in select.select(waiting, [], [], 0.1)[0]]:
+                self.read_node(node)
+        for _ in range(SWEEP_ROUNDS):
+            self.reap()
+            strays = self.descendants(os.getpid(), {node.pid for node in self.nodes.values()})
+            if not strays:
+                return
+            for pid in strays:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def end(self):
+        """Leave nothing behind. In a jail the kernel would do it, without one this is all there is."""
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for _ in range(SWEEP_ROUNDS):
+            below = self.descendants(os.getpid(), set())
+            if not below:
+                break
+            for pid in below:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+        for folder in self.users:
+            remove_tree(folder)
+
+    # ------------------------------------------------------------------ forks and folders
+
+    def start_first(self):
+        node, theirs, log = self.new_node(None)
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(BaseException):
+                self.become_first(theirs, log, node.folder)
+            os._exit(1)
+        theirs.close()
+        os.close(log)
+        node.pid = pid
+
+    def become_first(self, sock, log, folder):
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setpgid(0, 0)
+        empty = os.open(os.devnull, os.O_RDONLY)
+        for source, target in ((empty, 0), (log, 1), (log, 2)):
+            os.dup2(source, target)
+        fd = os.dup(sock.detach())
+        for other in range(3, 256):
+            if other != fd:
+                with contextlib.suppress(OSError):
+                    os.close(other)
+        os.set_inheritable(fd, False)
+        environment = {"PATH": "/nonexistent", "LANG": "C.UTF-8", "HOME": folder, "TMPDIR": folder}
+        kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+        os.environ.clear()
+        os.environ.update(environment, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", **kept)
+        os.chdir(folder)
+        confine.settle_interpreter(self.config["uid"], self.config)
+        sys.path[:] = [entry for entry in sys.path if entry != os.path.dirname(os.path.abspath(__file__))]
+        sys.path += self.config["packages"]
+        sys.argv[:] = [""]
+        worker.main(socket.socket(fileno=fd))
+
+    def new_node(self, parent, share=False):
+        """A node with its folder and log; also returns the child's ends of socket and log."""
+        self.last += 1
+        folder = os.path.join(self.root, f"s{self.last}")
+        if share and parent is not None:
+            folder = parent.folder
+        else:
+            os.mkdir(folder, 0o700)
+            if parent is not None:
+                try:
+                    copy_tree(parent.folder, folder)
+                except OSError:
+                    remove_tree(folder)
+                    raise
+        log, path = tempfile.mkstemp(dir=self.root)
+        os.unlink(path)
+        os.set_blocking(log, True)
+        theirs_log = os.dup(log)
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        node = Node(self.last, ours, folder, log)
+        self.users[folder] = self.users.get(folder, 0) + 1
+        self.nodes[node.number] = node
+        return node, theirs, theirs_log
+
+    def fork(self, order):
+        """Order an interpreter to fork. The client may write to the new channels at once."""
+        parent = self.nodes.get(order["from"])
+        made = []
+        error = "" if parent else "it is gone"
+        try:
+            for _ in range(order["count"] if parent else 0):
+                made.append(self.new_node(parent))
+        except OSError as problem:
+            error = f"no room for a copy of the session's folder ({problem.strerror})"
+        if error:
+            for node, theirs, log in made:
+                theirs.close()
+                os.close(log)
+                self.bury(node, error)
+            self.tell({"op": "forked", "tag": order["tag"], "ids": [], "error": error})
+            return
+        body = json.dumps({"folders": [node.folder for node, _, _ in made]}).encode()
+        fds = [theirs.fileno() for _, theirs, _ in made] + [log for _, _, log in made]
+        self.pass_fds(parent, wire.NODE.pack(len(body), wire.FORK) + body, fds)
+        for _, theirs, log in made:
+            theirs.close()
+            os.close(log)
+        ids = [node.number for node, _, _ in made]
+        self.tell({"op": "forked", "tag": order["tag"], "ids": ids, "error": ""})
+
+    def pass_fds(self, node, frame, fds):
+        """Descriptors travel with the first byte of their frame, so what waits goes out before."""
+        while node.outgoing:
+            if not select.select([], [node.sock], [], 5)[1]:
+                return  # it doesn't read: the children never start, which the client is told
+            self.push(node)
+        try:
+            sent = socket.send_fds(node.sock, [frame], fds)
+        except OSError:
+            return
+        node.outgoing += frame[sent:]
+
+    def release(self, folder):
+        self.users[folder] -= 1
+        if not self.users[folder]:
+            del self.users[folder]
+            remove_tree(folder)
+
+
+def copy_tree(source, target):
+    """Directories, regular files and symbolic links; anything else in the folder isn't copied."""
+    with os.scandir(source) as entries:
+        for entry in entries:
+            path = os.path.join(target, entry.name)
+            if entry.is_symlink():
+                os.symlink(os.readlink(entry.path), path)
+            elif entry.is_dir(follow_symlinks=False):
+                os.mkdir(path, 0o700)
+                copy_tree(entry.path, path)
+            elif entry.is_file(follow_symlinks=False):
+                copy_file(entry.path, path)
+
+
+def copy_file(source, target):
+    fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(fd, "rb") as reader, open(target, "xb") as writer:
+        status = os.fstat(reader.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            return
+        shutil.copyfileobj(reader, writer, 1 << 20)
+        os.fchmod(writer.fileno(), stat.S_IMODE(status.st_mode))
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def remove_tree(folder):
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def main():
+    config = json.loads(sys.argv[1])
+    stream_in, stream_out = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1):
+        os.dup2(null, fd)
+    proc = os.open(config["proc"], os.O_RDONLY | os.O_DIRECTORY)
+    if config["jailed"]:
+        confine.settle_supervisor(config["uid"])
+    else:
+        confine.settle_process_backend()
+    supervisor = Supervisor(stream_in, stream_out, config, proc)
+    try:
+        supervisor.serve()
+    except OSError:
+        pass  # the client is gone; so are we
+    finally:
+        supervisor.end()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,422 @@
+"""An interpreter of a session: runs model code, forks on demand. One process, one channel.
+
+It sits in a loop on its own socket to the supervisor. A frame is either a message of the client (`setup`,
+`run`, `put`, an answer to a tool call) or the supervisor's order to fork, which carries the sockets, the
+log files and the folders of the children. Every fork goes on in the same loop on its own socket.
+
+Guaranteed: stdin is empty, what is printed goes into this process's log, the namespace is that of a real
+module `__main__`, `final_answer` ends the step, a traceback shows only lines of the user's code.
+Not guaranteed: anything against code that turns on this very process. Model code can patch this module,
+lie about its result and break its own session. It has no other channel than this one, and the supervisor
+drops what does not come from this process id.
+"""
+
+# ruff: noqa: PTH - os and strings: pathlib would cost more than the rest of a session's start
+
+import ast
+import contextlib
+import json
+import os
+import socket
+import stat
+import sys
+import threading
+import types
+from collections import deque
+
+import wire
+
+MAX_TRACEBACK = 2_000
+MAX_FRAMES = 5
+
+
+class FinalAnswer(BaseException):
+    """Ends the step. Not an Exception, so that `except Exception` in model code lets it pass."""
+
+
+class ToolError(Exception):
+    """A tool refused the call or failed; the text is the tool's."""
+
+
+class Channel:
+    """Requests in, results and tool calls out, over this process's socket. Any thread may call a tool.
+
+    Whoever waits reads: one thread at a time holds the socket and hands what it gets to whom it is for.
+    """
+
+    def __init__(self, sock):
+        self.sock = sock
+        self.writing = threading.Lock()
+        self.changed = threading.Condition()
+        self.requests = deque()
+        self.answers = {}
+        self.reading = False
+        self.calls = 0
+
+    def send(self, message):
+        body = json.dumps(message).encode()
+        with self.writing:
+            self.sock.sendall(wire.NODE.pack(len(body), wire.MESSAGE) + body)
+
+    def ready(self):
+        self.sock.sendall(wire.NODE.pack(0, wire.READY))
+
+    def request(self):
+        """The next frame for the main loop: (type, body or message, file descriptors)."""
+        return self.wait(lambda: self.requests.popleft() if self.requests else None)
+
+    def call(self, name, args, kwargs):
+        message = {
+            "op": "call",
+            "name": name,
+            "args": [wire.encode_value(item) for item in args],
+            "kwargs": {str(key): wire.encode_value(item) for key, item in kwargs.items()},
+        }
+        with self.changed:
+            self.calls += 1
+            number = message["id"] = self.calls
+        self.send(message)
+        answer = self.wait(lambda: self.answers.pop(number, None))
+        if "error" in answer:
+            raise ToolError(answer["error"])
+        return wire.decode_value(answer["value"])
+
+    def wait(self, take):
+        while True:
+            with self.changed:
+                found = take()
+                if found is not None:
+                    return found
+                if self.reading:
+                    self.changed.wait()
+                    continue
+                self.reading = True
+            frame = None
+            try:
+                frame = self.receive()
+            finally:
+                with self.changed:
+                    self.reading = False
+                    if frame is not None:
+                        self.deliver(*frame)
+                    self.changed.notify_all()
+
+    def deliver(self, kind, body, fds):
+        if kind == wire.MESSAGE:
+            message = json.loads(body)
+            if message["op"] == "answer":
+                self.answers[message["id"]] = message
+                return
+            body = message
+        self.requests.append((kind, body, fds))
+
+    def receive(self):
+        header, fds, _, _ = socket.recv_fds(self.sock, wire.NODE.size, 128, socket.MSG_CMSG_CLOEXEC)
+        header += self.exactly(wire.NODE.size - len(header)) if header else b""
+        if not header:
+            os._exit(0)  # the supervisor let go of us
+        size, kind = wire.NODE.unpack(header)
+        return kind, self.exactly(size), fds
+
+    def exactly(self, size):
+        parts = []
+        while size:
+            part = self.sock.recv(min(size, 1 << 20))
+            if not part:
+                os._exit(0)
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+
+class Output:
+    """What `print` writes to: straight to the log file, up to the limit, counting what it drops."""
+
+    encoding = "utf-8"
+    errors = "replace"
+    closed = False
+
+    def __init__(self, limit):
+        self.limit = limit
+        self.begin()
+
+    def begin(self):
+        self.left = self.limit
+        self.dropped = 0
+
+    def write(self, text):
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        if len(text) > self.left:
+            self.dropped += len(text) - self.left
+        if self.left:
+            kept = text[: self.left]
+            self.left -= len(kept)
+            data = kept.encode("utf-8", "replace")
+            while data:
+                data = data[os.write(1, data) :]
+        return len(text)
+
+    def writelines(self, lines):
+        for line in lines:
+            self.write(line)
+
+    def flush(self):
+        pass
+
+    def close(self):
+        pass
+
+    def isatty(self):
+        return False
+
+    def readable(self):
+        return False
+
+    def writable(self):
+        return True
+
+    def seekable(self):
+        return False
+
+    def fileno(self):
+        return 1
+
+
+class Interpreter:
+    """The state of a session: the module `__main__` with everything the steps so far have left in it."""
+
+    def __init__(self, channel):
+        self.channel = channel
+        self.output = Output(20_000)
+        self.tools = {}
+        self.sources = {}  # file name given to compile() -> lines, for tracebacks into earlier steps
+        self.final = None
+        self.main = types.ModuleType("__main__")
+        self.main.__builtins__ = __builtins__
+        sys.modules["__main__"] = self.main
+
+    def serve(self):
+        while True:
+            kind, body, fds = self.channel.request()
+            if kind == wire.FORK:
+                self.fork(json.loads(body), fds)
+            elif body["op"] == "run":
+                self.run(body)
+            elif body["op"] == "put":
+                self.main.__dict__[body["name"]] = wire.decode_value(body["value"])
+            elif body["op"] == "setup":
+                self.setup(body)
+
+    def setup(self, message):
+        self.output = Output(message["output_chars"])
+        sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = self.output
+        for tool in message["tools"]:
+            self.tools[tool["name"]] = self.stub(tool["name"], tool["parameters"])
+        self.tools["final_answer"] = self.final_answer
+        self.main.__dict__.update(self.tools)
+
+    def stub(self, name, parameters):
+        def tool(*args, **kwargs):
+            return self.channel.call(name, args, kwargs)
+
+        tool.__name__ = tool.__qualname__ = name
+        tool.__doc__ = f"{name}({', '.join(parameters)})"
+        return tool
+
+    def final_answer(self, answer=None):
+        """Give the final answer and end the step."""
+        if self.final is None:  # the first one counts, even if a bare `except:` swallows what ends the step
+            self.final = (answer,)
+        raise FinalAnswer
+
+    # ------------------------------------------------------------------ one step
+
+    def run(self, message):
+        owner = os.getpid()
+        self.output.begin()
+        sys.stdout = sys.stderr = self.output
+        sys.modules["__main__"] = self.main
+        self.main.__dict__.update(self.tools)
+        self.final = None
+        value, error, kind = None, None, None
+        try:
+            value = self.execute(message["code"])
+        except FinalAnswer:
+            pass
+        except BaseException as problem:
+            if os.getpid() != owner:
+                os._exit(1)
+            error, kind = self.describe(problem)
+            problem = None
+        if os.getpid() != owner:
+            os._exit(0)  # model code forked and its child came through: it has no result to give
+        final = self.final is not None
+        if final:
+            value, error, kind = self.final[0], None, None
+        try:
+            encoded = wire.encode_value(value)
+        except BaseException as problem:  # a hostile __class__, a MemoryError: still an answer
+            encoded = {"$": "opaque", "type": "object", "repr": f"<not readable: {type(problem).__name__}>"}
+        value = self.final = None
+        logs, cut = self.logs()
+        result = {"op": "result", "run": message["run"], "logs": logs, "cut": cut, "value": encoded}
+        self.channel.send({**result, "final": final, "error": error, "kind": kind})
+
+    def execute(self, code):
+        """Run like a notebook cell: the value is that of the last statement, if it is an expression."""
+        name = f"<code {len(self.sources) + 1}>"
+        self.sources[name] = code.splitlines()
+        tree = compile(code, name, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
+        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        space = self.main.__dict__
+        exec(compile(tree, name, "exec", dont_inherit=True), space)
+        if last is None:
+            return None
+        return eval(compile(ast.Expression(last.value), name, "eval", dont_inherit=True), space)
+
+    def logs(self):
+        size = os.fstat(1).st_size
+        window = self.output.limit * 4
+        text = os.pread(1, window, 0).decode("utf-8", "replace")
+        os.ftruncate(1, 0)
+        cut = self.output.dropped + max(0, size - window) + max(0, len(text) - self.output.limit)
+        return text[: self.output.limit], cut
+
+    # ------------------------------------------------------------------ errors for a small model
+
+    def describe(self, problem):
+        kind = "exception"
+        if isinstance(problem, MemoryError):
+            kind = "memory"
+        elif isinstance(problem, ToolError):
+            kind = "tool"
+        try:
+            text = self.traceback(problem)
+        except BaseException as error:
+            text = f"{type(problem).__name__} (its text could not be read: {type(error).__name__})"
+        if len(text) > MAX_TRACEBACK:
+            text = f"{text[: MAX_TRACEBACK // 2]}\n...\n{text[-MAX_TRACEBACK // 2 :]}"
+        return text, kind
+
+    def traceback(self, problem):
+        frames = []
+        step = problem.__traceback__
+        while step is not None:
+            code = step.tb_frame.f_code
+            if code.co_filename in self.sources:
+                frames.append((code.co_filename, step.tb_lineno, code.co_name))
+            step = step.tb_next
+        if isinstance(problem, SyntaxError) and problem.filename in self.sources:
+            frames = [(problem.filename, problem.lineno or 0, "<module>")]
+            head = f"{type(problem).__name__}: {problem.msg}"
+        else:
+            words = str(problem)
+            head = type(problem).__name__ + (f": {words}" if words else "")
+        lines = []
+        if len(frames) > MAX_FRAMES:
+            lines.append(f"  ... {len(frames) - MAX_FRAMES} more calls")
+        newest = f"<code {len(self.sources)}>"
+        for name, number, function in frames[-MAX_FRAMES:]:
+            where = "" if name == newest else f" (step {name[6:-1]})"
+            lines.append(f"  line {number}, in {function}{where}")
+            source = self.sources[name]
+            if 0 < number <= len(source):
+                lines.append(f"    {source[number - 1].strip()[:200]}")
+        return "\n".join((["Traceback:"] if lines else []) + lines + [head])
+
+    # ------------------------------------------------------------------ forks
+
+    def fork(self, order, fds):
+        """Fork one child per folder. They are made by a child that ends, so the supervisor adopts them."""
+        folders = order["folders"]
+        sockets, logs = fds[: len(folders)], fds[len(folders) :]
+        random = sys.modules.get("random")  # it seeds itself anew in a fork; a twin must not
+        seed = random.getstate() if random else None
+        between = os.fork()
+        if between:
+            for fd in fds:
+                os.close(fd)
+            with contextlib.suppress(ChildProcessError):  # model code may have told the kernel to reap
+                os.waitpid(between, 0)
+            return
+        for index, folder in enumerate(folders):
+            if os.fork() == 0:
+                try:
+                    self.become(sockets[index], logs[index], folder, fds)
+                    if random:
+                        random.setstate(seed)
+                except BaseException:
+                    os._exit(1)
+                return
+        os._exit(0)
+
+    def become(self, sock, log, folder, fds):
+        """Turn this fresh fork into an interpreter of its own."""
+        for fd in fds:
+            if fd not in (sock, log):
+                os.close(fd)
+        self.channel.sock.close()
+        os.setpgid(0, 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+        before = os.environ.get("HOME", "")
+        os.environ.update(HOME=folder, TMPDIR=folder)
+        if "tempfile" in sys.modules:
+            sys.modules["tempfile"].tempdir = None
+        self.separate_files(sock, before, folder)
+        os.chdir(folder)
+        self.channel = Channel(socket.socket(fileno=sock))
+        self.channel.ready()
+
+    def separate_files(self, keep, before, folder):
+        """Open files go on in the child's own copy of the folder; sockets and pipes are closed."""
+        paths = None
+        for fd in range(3, os.sysconf("SC_OPEN_MAX")):
+            try:
+                status = os.fstat(fd)
+            except OSError:
+                continue
+            if fd == keep:
+                continue
+            if not stat.S_ISREG(status.st_mode):
+                if not stat.S_ISCHR(status.st_mode):
+                    os.close(fd)
+                continue
+            if paths is None:
+                paths = inodes(before)
+            name = paths.get((status.st_dev, status.st_ino))
+            if name is not None:
+                self.reopen(fd, os.path.join(folder, name))
+
+    def reopen(self, fd, path):
+        import fcntl
+
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL) & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC)
+        try:
+            copy = os.open(path, flags)
+        except OSError:  # not in the copy: better no file than the sibling's
+            os.dup2(os.open(os.devnull, os.O_RDWR), fd, inheritable=False)
+            return
+        os.lseek(copy, os.lseek(fd, 0, os.SEEK_CUR), os.SEEK_SET)
+        os.dup2(copy, fd, inheritable=False)
+        os.close(copy)
+
+
+def inodes(folder):
+    """(device, inode) -> path inside the folder, for every regular file in it."""
+    found = {}
+    for top, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(top, name)
+            status = os.lstat(path)
+            found[status.st_dev, status.st_ino] = os.path.relpath(path, folder)
+    return found
+
+
+def main(sock):
+    """The first interpreter of a session; the supervisor has forked us and set the limits."""
+    channel = Channel(sock)
+    channel.ready()
+    Interpreter(channel).serve()
