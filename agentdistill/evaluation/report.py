@@ -9,14 +9,13 @@ Not guaranteed: that the numbers are right. They come as they are from the calle
 from __future__ import annotations
 
 import html
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentdistill.errors import RunDirectoryError
 from agentdistill.evaluation.charts import interval_bar, loss_chart
+from agentdistill.runs import write_atomic
 
 _LONGEST_TEXT = 6_000
 """Characters of one model-written text that are shown; the rest is in the run's own files."""
@@ -109,18 +108,11 @@ class ReportData:
 
 def write_report(path: Path, data: ReportData) -> None:
     """Write the page to `path`, atomically; raises RunDirectoryError."""
-    fresh = path.with_name(path.name + ".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with fresh.open("w", encoding="utf-8", errors="replace") as file:
-            file.write(render(data))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            fresh.unlink()
         raise RunDirectoryError(f"cannot write the report {path}: {error.strerror or error}") from error
+    write_atomic(path, render(data))
 
 
 def render(data: ReportData) -> str:

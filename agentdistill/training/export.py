@@ -29,17 +29,18 @@ def export_gguf(
     out: Path,
     quant: Quant = "q8_0",
     *,
-    base: Path | None = None,
     template: Path | None = None,
 ) -> Path:
-    """Write `checkpoint` to the file `out`. `base` is the GGUF it was trained from (default: the one
-    training.json names); `template` another chat template than the checkpoint's."""
-    base = _base(checkpoint, base)
-    template = template or checkpoint / "chat_template.jinja"
+    """Write `checkpoint` to the file `out` and return it; raises TrainingError.
+
+    `template` is the GGUF it was trained from, whose header and tokenizer are copied (default: the one
+    training.json names).
+    """
+    template = _template(checkpoint, template)
     fresh = out.with_name(out.name + ".new")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _write(checkpoint, base, fresh, quant, template.read_text())
+        _write(checkpoint, template, fresh, quant)
         fresh.replace(out)
     except OSError as error:
         raise TrainingError(f"cannot export {checkpoint} to {out}: {error.strerror or error}") from error
@@ -49,20 +50,20 @@ def export_gguf(
     return out
 
 
-def _base(checkpoint: Path, base: Path | None) -> Path:
+def _template(checkpoint: Path, given: Path | None) -> Path:
     recorded = read_record(checkpoint)["base"]
-    base = base or Path(recorded["path"])
-    if not base.is_file():
+    template = given or Path(recorded["path"])
+    if not template.is_file():
         raise TrainingError(
-            f"the GGUF that {checkpoint} was trained from is not at {base}",
+            f"the GGUF that {checkpoint} was trained from is not at {template}",
             "say where it is, or export from one",
         )
-    if file_sha256(base) != recorded["sha256"]:
-        raise TrainingError(f"{base} is not the base that {checkpoint} was trained from")
-    return base
+    if file_sha256(template) != recorded["sha256"]:
+        raise TrainingError(f"{template} is not the base that {checkpoint} was trained from")
+    return template
 
 
-def _write(checkpoint: Path, base: Path, fresh: Path, quant: Quant, template: str) -> None:
+def _write(checkpoint: Path, base: Path, fresh: Path, quant: Quant) -> None:
     import gguf
     from safetensors import safe_open
 
@@ -87,7 +88,7 @@ def _write(checkpoint: Path, base: Path, fresh: Path, quant: Quant, template: st
             quant, gguf.LlamaFileType.MOSTLY_Q8_0
         )
     )
-    writer.add_chat_template(template)
+    writer.add_chat_template((checkpoint / "chat_template.jinja").read_text())
 
     expected = {tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in reader.tensors}
     with safe_open(checkpoint / "model.safetensors", framework="pt") as weights:

@@ -17,6 +17,7 @@ state that this program wrote with torch's loader: only resume folders that you 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -24,13 +25,15 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from agentdistill.errors import ConfigError, RunMismatchError, TrainingError
+from agentdistill.runs import write_atomic
 from agentdistill.training.base import base_sha256, load_model, load_tokenizer, quiet
 from agentdistill.training.rows import Row, student_chat_template
 
@@ -94,7 +97,8 @@ _FREE = frozenset({"micro_batch", "threads", "checkpoint_minutes"})
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """A finished checkpoint. Times and tokens include the parts before a resume."""
+    """A finished checkpoint. Times and tokens include the parts before a resume; the peak memory is
+    that of the whole process, whatever else it did before."""
 
     checkpoint: Path
     steps: int
@@ -129,9 +133,10 @@ def train(
             return read_result(out)
         state = out / ".state"
         state.mkdir(exist_ok=True)
-        _write(state / "request.json", json.dumps(request, indent=1))
-        with quiet():
-            result = _train(rows, config, out, base, prompts, request, progress)
+        with _only_writer(state):
+            write_atomic(state / "request.json", json.dumps(request, indent=1))
+            with quiet():
+                result = _train(rows, config, out, base, prompts, request, progress)
         shutil.rmtree(state)
         return result
     except OSError as error:
@@ -209,6 +214,18 @@ def _refuse_other(out: Path, request: dict[str, Any]) -> None:
             )
 
 
+@contextmanager
+def _only_writer(state: Path) -> Iterator[None]:
+    with (state / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TrainingError(
+                f"another process is training into {state.parent}", "wait for it, or choose another folder"
+            ) from error
+        yield
+
+
 def _train(
     rows: Sequence[Row],
     config: SftConfig,
@@ -229,11 +246,13 @@ def _train(
         checkpoint_history,
         collator,
         last_checkpoint,
+        saving,
     )
 
     disable_progress_bar()
     started = time.monotonic()
     gpu = torch.cuda.is_available()
+    threads = torch.get_num_threads()
     if not gpu:
         torch.set_num_threads(config.threads)
     tokenizer = load_student_tokenizer(base)
@@ -270,6 +289,8 @@ def _train(
             journal.restore_random_state()
             trainer.save_now()
         raise
+    finally:
+        torch.set_num_threads(threads)
     last = journal.history[-1]
     result = TrainResult(
         out,
@@ -280,7 +301,8 @@ def _train(
         last.seconds,
         _peak_memory_mb(),
     )
-    _save(trainer, tokenizer, config, out, prompts)
+    with saving(out):
+        _save(trainer, tokenizer, config, out, prompts)
     record = {
         **{name: value for name, value in asdict(result).items() if name not in ("checkpoint", "history")},
         "history": [astuple(point) for point in result.history],
@@ -294,7 +316,7 @@ def _train(
             name: version(name) for name in ("torch", "transformers", "trl", "peft", "agentdistill")
         },
     }
-    _write(out / RECORD, json.dumps(record, indent=1))
+    write_atomic(out / RECORD, json.dumps(record, indent=1))
     return result
 
 
@@ -363,22 +385,16 @@ def _save(trainer: Any, tokenizer: Any, config: SftConfig, out: Path, prompts: s
     model.save_pretrained(fresh)
     tokenizer.save_pretrained(fresh)
     if prompts:
-        _write(fresh / "prompts.yaml", prompts)
+        write_atomic(fresh / "prompts.yaml", prompts)
+    for path in fresh.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
     for path in sorted(fresh.iterdir()):
         target = out / path.name
         if target.is_dir():
             shutil.rmtree(target)
         path.replace(target)
-
-
-def _write(path: Path, text: str) -> None:
-    """Atomic and on the disk when it returns."""
-    fresh = path.with_name(path.name + ".new")
-    with fresh.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
 
 
 def _peak_memory_mb() -> float:

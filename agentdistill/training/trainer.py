@@ -13,13 +13,15 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import TrainerCallback
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
@@ -91,6 +93,10 @@ class AgentTrainer(SFTTrainer):
             return
         self._save_checkpoint(self.model, trial=None)
         self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with saving(Path(self.args.output_dir).parent):
+            super()._save_checkpoint(model, trial)
 
     def _send_telemetry(self) -> None:
         """Nothing of ours calls home."""
@@ -167,6 +173,19 @@ class Journal(TrainerCallback):
             random.setstate(python)
             np.random.set_state(numpy)
             torch.random.set_rng_state(cpu)
+
+
+@contextmanager
+def saving(checkpoint: Path) -> Iterator[None]:
+    """Errors of writing as TrainingError: on a full disk torch says only "iostream error"."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        free = shutil.disk_usage(checkpoint).free // 2**20
+        raise TrainingError(
+            f"cannot write the checkpoint {checkpoint} ({error}); {free} MB are free there",
+            "make space and give the same command again",
+        ) from error
 
 
 def _random_state() -> Any:

@@ -255,6 +255,14 @@ def test_a_full_disk_is_one_clear_line(tiny, rows, tmp_path, monkeypatch):
     assert not (tmp_path / "out/training.json").exists()
 
 
+def test_two_trainings_into_one_folder(tiny, rows, tmp_path):
+    def again(progress):
+        with pytest.raises(TrainingError, match="another process is training"):
+            train(rows, SETTINGS, tmp_path / "out", tiny)
+
+    train(rows, SETTINGS, tmp_path / "out", tiny, progress=again)
+
+
 def test_no_rows_and_no_base(tiny, rows, tmp_path):
     with pytest.raises(TrainingError, match="no training rows"):
         train([], SETTINGS, tmp_path / "out", tiny)
@@ -388,7 +396,7 @@ def test_the_exported_template_reads_a_stock_history(trained, serve, tmp_path):
 def test_export_refuses_another_base(trained, tmp_path):
     (tmp_path / "other.gguf").write_bytes(b"GGUF")
     with pytest.raises(TrainingError, match="not the base"):
-        export_gguf(trained.checkpoint, tmp_path / "student.gguf", base=tmp_path / "other.gguf")
+        export_gguf(trained.checkpoint, tmp_path / "student.gguf", template=tmp_path / "other.gguf")
     with pytest.raises(TrainingError, match=r"no training\.json"):
         export_gguf(tmp_path, tmp_path / "student.gguf")
     assert [path.name for path in tmp_path.iterdir()] == ["other.gguf"]
