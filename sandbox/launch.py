@@ -11,8 +11,6 @@ kernel doesn't enforce RLIMIT_NPROC on root, whatever the namespace: the jail st
 capabilities and gives them up for an unused user id before model code runs (confine.settle_supervisor).
 """
 
-# ruff: noqa: PTH - os and strings: pathlib would cost more than the rest of a session's start
-
 import argparse
 import contextlib
 import importlib.util
@@ -143,7 +141,7 @@ def python_files(command, environment):
             command += [*folder(os.path.dirname(real)), *bind(real, real)]
         if real != loader:
             command += [*folder(os.path.dirname(loader)), "--symlink", real, loader]
-    command += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
+    command += [*folder("/etc"), "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
     for path in single:
         if not path.startswith(covered + "/"):
             command += bind(path, f"{library}/{os.path.basename(path)}")

@@ -10,8 +10,6 @@ along, a sweep everything that is no interpreter. Not guaranteed: that an interp
 been turned may never fork or answer. The client has a deadline for that and older twins to go back to.
 """
 
-# ruff: noqa: PTH - os and strings: pathlib would cost more than the rest of a session's start
-
 import contextlib
 import json
 import os
@@ -22,7 +20,6 @@ import socket
 import stat
 import struct
 import sys
-import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
@@ -227,7 +224,7 @@ class Supervisor:
     # ------------------------------------------------------------------ killing
 
     def processes(self):
-        """pid -> parent's pid, of everything there is."""
+        """pid -> parent's pid, of everything that lives."""
         found = {}
         for name in os.listdir(self.proc):
             if name.isdigit():
@@ -236,7 +233,9 @@ class Supervisor:
                 except OSError:
                     continue
                 try:
-                    found[int(name)] = int(os.read(fd, 1024).rpartition(b")")[2].split()[1])
+                    state, parent = os.read(fd, 1024).rpartition(b")")[2].split()[:2]
+                    if state not in b"ZX":
+                        found[int(name)] = int(parent)
                 except OSError:
                     pass
                 finally:
@@ -353,9 +352,9 @@ class Supervisor:
                 except OSError:
                     remove_tree(folder)
                     raise
-        log, path = tempfile.mkstemp(dir=self.root)
+        path = os.path.join(self.root, f"log{self.last}")
+        log = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         os.unlink(path)
-        os.set_blocking(log, True)
         theirs_log = os.dup(log)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)

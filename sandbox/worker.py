@@ -11,8 +11,6 @@ lie about its result and break its own session. It has no other channel than thi
 drops what does not come from this process id.
 """
 
-# ruff: noqa: PTH - os and strings: pathlib would cost more than the rest of a session's start
-
 import ast
 import contextlib
 import json
@@ -233,6 +231,7 @@ class Interpreter:
     # ------------------------------------------------------------------ one step
 
     def run(self, message):
+        reap()
         owner = os.getpid()
         self.output.begin()
         sys.stdout = sys.stderr = self.output
@@ -331,6 +330,7 @@ class Interpreter:
         """Fork one child per folder. They are made by a child that ends, so the supervisor adopts them."""
         folders = order["folders"]
         sockets, logs = fds[: len(folders)], fds[len(folders) :]
+        reap()
         random = sys.modules.get("random")  # it seeds itself anew in a fork; a twin must not
         seed = random.getstate() if random else None
         between = os.fork()
@@ -404,6 +404,13 @@ class Interpreter:
         os.close(copy)
 
 
+def reap():
+    """Collect the children that an earlier step left and the supervisor has killed: zombies are processes."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
 def inodes(folder):
     """(device, inode) -> path inside the folder, for every regular file in it."""
     found = {}
@@ -417,6 +424,6 @@ def inodes(folder):
 
 def main(sock):
     """The first interpreter of a session; the supervisor has forked us and set the limits."""
-    channel = Channel(sock)
-    channel.ready()
-    Interpreter(channel).serve()
+    interpreter = Interpreter(Channel(sock))
+    interpreter.channel.ready()
+    interpreter.serve()

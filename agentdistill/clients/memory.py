@@ -198,10 +198,12 @@ class MemorySandbox:
 
 def _execute(code: str, space: dict[str, Any]) -> Any:
     tree = ast.parse(code, "<code>")
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    exec(compile(tree, "<code>", "exec"), space)  # noqa: S102
-    if last is None:
+    last = tree.body[-1] if tree.body else None
+    if not isinstance(last, ast.Expr):
+        exec(compile(tree, "<code>", "exec"), space)  # noqa: S102
         return None
+    del tree.body[-1]
+    exec(compile(tree, "<code>", "exec"), space)  # noqa: S102
     return eval(compile(ast.Expression(last.value), "<code>", "eval"), space)  # noqa: S307
 
 

@@ -32,7 +32,7 @@ MAX_DIGITS = 4_000
 MAX_HARD_KEYS = 2_000  # keys and set members other than short strings: their hashes can be made to collide
 _INTEGER = re.compile(r"-?[0-9]{1,4000}\Z")
 _FLOAT = re.compile(r"-?(inf|nan|[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?)\Z", re.ASCII)
-_DATES = {"datetime": datetime.datetime, "date": datetime.date, "time": datetime.time}
+_DATES: dict[str, Any] = {"datetime": datetime.datetime, "date": datetime.date, "time": datetime.time}
 
 
 class ProtocolError(Exception):

@@ -129,12 +129,11 @@ class Session:
     def undo(self, steps: int) -> None:
         """Go back `steps` steps. ValueError if fewer were taken or the state is no longer held."""
         self._check()
-        if steps < 0 or steps > len(self._parked):
-            raise ValueError(f"{steps} steps cannot be undone: {len(self._parked)} are held")
+        held = len(self._parked) - (1 if self._dropped else 0)
+        if not 0 <= steps <= held:
+            raise ValueError(f"{steps} steps cannot be undone: {held} are held")
         if steps == 0:
             return
-        if steps == len(self._parked) and self._dropped:
-            raise ValueError(f"{steps} steps cannot be undone: only the last {MAX_TWINS} states are held")
         self._drop_candidates()
         gone, self._parked = self._parked[-steps:], self._parked[:-steps]
         self._kill([self._live, *(node for node in set(gone) if node not in self._parked)])

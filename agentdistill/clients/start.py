@@ -53,7 +53,9 @@ class _Launcher:
         while True:
             future, command, stream = jobs.get()
             try:
-                process = subprocess.Popen(command, stdin=stream, stdout=stream, stderr=subprocess.PIPE)
+                process = subprocess.Popen(
+                    command, stdin=stream.fileno(), stdout=stream.fileno(), stderr=subprocess.PIPE
+                )
                 future.set_result(process)
             except BaseException as error:
                 future.set_exception(error)
