@@ -40,6 +40,7 @@ class AttemptConfig(Config):
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     seed: int = 0
     context: int = Field(default=4096, ge=256)
+    threads: int | None = Field(default=None, ge=1)
     sandbox: str = "auto"
     step_seconds: float = Field(default=20.0, gt=0)
     memory_mb: int = Field(default=1024, ge=64)

@@ -6,8 +6,8 @@ never; a first thought never states the chain's final answer or the gold, as a v
 edited inside a sentence. Not guaranteed: that the thought is right.
 
 Rules: `paragraph` is the paper's (text up to the first blank line); `content` skips empty openers ("To
-determine ..., we need to follow these steps:") and takes the first sentences that say something. Both stop at
-MAX_WORDS.
+determine ..., we need to follow these steps:"), headings and bare formulas, and takes the sentences that say
+something. Both stop at MAX_WORDS.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal, InvalidOperation
 
 from agentdistill.models.base import BaseModel
-from agentdistill.types import Completion, FirstThought, Json, Message, Sampling, Task, ThoughtStatus
+from agentdistill.types import Completion, Json, Message, Sampling, Task, ThoughtStatus
 
-MAX_WORDS = 60
-"""A first thought's cap. Ours: about 80 tokens, two to three sentences."""
+MAX_WORDS = 45
+"""A first thought's cap. Ours: about 60 tokens, two to three sentences."""
 MIN_WORDS = 4
 STEP_CALL_MARK = "Observation:"
 """CodeAgent's step calls, and no others, have this among their stop sequences."""
@@ -85,11 +85,15 @@ def _joined(prefix: str, completion: Completion) -> Completion:
 
 def cut(cot: str, task: Task, rule: str) -> tuple[ThoughtStatus, str]:
     """The first thought of a chain of thought by a rule, and what became of it."""
-    answers = [task.answer, *(final for final in [final_answer(cot)] if final)]
+    answers = [task.answer]
+    final = final_answer(cot)
+    # "The answer is the city with the highest altitude" repeats the question and gives nothing away.
+    if final and not (len(final.split()) > 3 and states(task.question, final)):
+        answers.append(final)
     if rule == "paragraph":
         sentences = list(_sentences(cot.strip().split("\n\n", 1)[0]))
     else:
-        sentences = [s for s in _sentences(cot) if not s.endswith(":") and not _OPENER.match(s)]
+        sentences = [s for s in _sentences(cot) if _says_something(s)]
     kept: list[str] = []
     leaked = False
     for sentence in sentences:
@@ -99,8 +103,6 @@ def cut(cot: str, task: Task, rule: str) -> tuple[ThoughtStatus, str]:
         if kept and sum(len(s.split()) for s in kept) + len(sentence.split()) > MAX_WORDS:
             break
         kept.append(sentence)
-        if rule == "content" and sum(len(s.split()) for s in kept) >= MAX_WORDS // 3:
-            break
     text = " ".join(" ".join(kept).split()[:MAX_WORDS])
     if len(text.split()) < MIN_WORDS:
         return (ThoughtStatus.LEAKED if leaked else ThoughtStatus.EMPTY), ""
@@ -126,6 +128,14 @@ def states(sentence: str, answer: str) -> bool:
         return value in set(_values(sentence))
     words = _words(answer)
     return bool(words) and f" {' '.join(words)} " in f" {' '.join(_words(sentence))} "
+
+
+def _says_something(sentence: str) -> bool:
+    """False for openers, headings and bare formulas: a formula is for the code to compute, and a first
+    thought that ends in one tempts the model to go on in prose."""
+    if sentence.endswith(":") or _OPENER.match(sentence):
+        return False
+    return len(re.findall(r"[A-Za-z]{2,}", sentence)) >= MIN_WORDS
 
 
 def _sentences(text: str) -> Iterator[str]:
@@ -192,4 +202,3 @@ def draw(model: BaseModel, prompt: str, task: Task, sampling: Sampling) -> Compl
     messages = [Message(role="system", content=prompt), Message(role="user", content=task.question)]
     cot_sampling = Sampling(temperature=0.0, max_tokens=min(sampling.max_tokens, 400), seed=sampling.seed)
     return model.sample(messages, sampling=cot_sampling)[0]
-

@@ -129,6 +129,8 @@ class _Decoder:
         if not isinstance(data, dict):
             raise ProtocolError("not a value")
         tag = data.get("$")
+        if not isinstance(tag, str):
+            raise ProtocolError("an object without a tag")
         if tag == "opaque":
             return Opaque(text(data.get("type"), 300), text(data.get("repr"), 4_000))
         value = data.get("v")
@@ -171,7 +173,7 @@ def _float(value: Json) -> float:
     return float(value)
 
 
-def _scalar(tag: Json, value: str) -> Any:
+def _scalar(tag: str, value: str) -> Any:
     if tag == "int":
         if not _INTEGER.match(value):
             raise ProtocolError("an integer that is none")
@@ -187,7 +189,7 @@ def _scalar(tag: Json, value: str) -> Any:
             top, _, bottom = value.partition("/")
             if _INTEGER.match(top) and _INTEGER.match(bottom):
                 return Fraction(int(top), int(bottom))
-        if tag in _DATES and isinstance(tag, str) and len(value) < 60:
+        if tag in _DATES and len(value) < 60:
             return _DATES[tag].fromisoformat(value)
     except (ValueError, binascii.Error, InvalidOperation, ZeroDivisionError):
         pass

@@ -223,10 +223,10 @@ class Session:
     def _park(self) -> None:
         """Leave a twin of the live interpreter behind, without waiting for it."""
         self._send(0, {"op": "sweep"})
-        ids, _ = self._fork(self._live, 1)
+        ids, _ = self._fork(self._live, 1, twin=True)
         while not ids and len(set(self._parked)) > 1:  # its folder doesn't fit: older states make room
             self._drop_oldest()
-            ids, _ = self._fork(self._live, 1)
+            ids, _ = self._fork(self._live, 1, twin=True)
         self._push(ids[0] if ids else (self._parked[-1] if self._parked else self._first))
 
     def _push(self, node: int) -> None:
@@ -246,11 +246,11 @@ class Session:
             self._candidates = []
             self._send(0, {"op": "sweep"})
 
-    def _fork(self, node: int, count: int) -> tuple[list[int], str]:
+    def _fork(self, node: int, count: int, twin: bool = False) -> tuple[list[int], str]:
         """Order forks; the supervisor answers at once with their numbers, or with why there are none."""
         self._numbers += 1
         tag = self._numbers
-        self._send(0, {"op": "fork", "from": node, "count": count, "tag": tag})
+        self._send(0, {"op": "fork", "from": node, "count": count, "twin": twin, "tag": tag})
         self._wait(lambda: tag in self._forked, FORK_SECONDS, "the supervisor does not answer")
         answer = self._forked.pop(tag)
         return answer["ids"], answer["error"]

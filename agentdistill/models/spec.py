@@ -29,15 +29,18 @@ def open_model(
     sampling: Sampling | None = None,
     slots: int = 4,
     context: int = 4096,
+    threads: int | None = None,
     progress: catalog.Progress | None = None,
 ) -> BaseModel:
-    """The model a SPEC names, ready to sample. Raises UnknownModelError, ModelError or DownloadError."""
+    """The model a SPEC names, ready to sample. `threads` (all cores if None) is for engines in process.
+
+    Raises UnknownModelError, ModelError or DownloadError."""
     from agentdistill.models.llamacpp import LlamaCppModel
     from agentdistill.models.openai_compatible import OpenAICompatibleModel
     from agentdistill.models.transformers_model import TransformersModel
 
     kind, _, rest = spec.partition(":")
-    threads = len(os.sched_getaffinity(0))
+    threads = threads or len(os.sched_getaffinity(0))
 
     def llamacpp(path: Path, name: str) -> BaseModel:
         return LlamaCppModel(

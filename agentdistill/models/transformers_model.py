@@ -1,4 +1,4 @@
-"""Hugging Face transformers in this process: checkpoints, hub ids and GGUF files.
+"""Hugging Face transformers in this process: checkpoints and hub ids.
 
 Guaranteed: the same prompt rendering and prefix as llama.cpp, so both engines see equal token ids. Calls are
 served one at a time. Not guaranteed: speed; on a CPU export the student to GGUF (`models export`) and serve
@@ -20,13 +20,12 @@ from agentdistill.types import Completion, FinishReason, Json, Message, Sampling
 
 
 class TransformersModel(BaseModel):
-    """A causal language model by folder or hub id; with `gguf_file`, that file inside the folder."""
+    """A causal language model by folder or hub id."""
 
     def __init__(
         self,
         name: str,
         *,
-        gguf_file: str | None = None,
         sampling: Sampling | None = None,
         device: str | None = None,
     ) -> None:
@@ -37,8 +36,8 @@ class TransformersModel(BaseModel):
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(name, gguf_file=gguf_file)
-            self._model = AutoModelForCausalLM.from_pretrained(name, gguf_file=gguf_file, dtype=dtype)
+            self.tokenizer = AutoTokenizer.from_pretrained(name)
+            self._model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
         except (OSError, ValueError) as error:
             raise UnknownModelError(
                 f"transformers cannot load {name}: {str(error).splitlines()[0]}"
@@ -50,13 +49,13 @@ class TransformersModel(BaseModel):
             self.tokenizer.chat_template, self.tokenizer.bos_token or "", self.tokenizer.eos_token or ""
         )
         self._one_at_a_time = threading.Lock()
-        self._gguf_file = gguf_file
 
     def fingerprint(self) -> dict[str, Json]:
         folder = Path(self.model_id)
         if folder.is_dir():
-            pattern = self._gguf_file or "*.safetensors"
-            weights: dict[str, Json] = {file.name: file_sha256(file) for file in sorted(folder.glob(pattern))}
+            weights: dict[str, Json] = {
+                file.name: file_sha256(file) for file in sorted(folder.glob("*.safetensors"))
+            }
         else:
             weights = {"revision": getattr(self._model.config, "_commit_hash", None)}
         return {"engine": "transformers", "weights": weights, "dtype": str(self._model.dtype)}

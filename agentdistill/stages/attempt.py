@@ -6,9 +6,11 @@ or crashing answer is data in the Trajectory, a broken engine or jail raises an 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from agentdistill.agent import first_thought as thoughts
@@ -47,12 +49,12 @@ class AttemptSettings:
     """
 
     prompts: Prompts
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     max_steps: int = 5
     first_thought: str = "off"
     given_thoughts: Mapping[str, str] = field(default_factory=dict)
     sandbox: str = "auto"
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     tools: tuple[Any, ...] = ()
 
     def shape(self) -> dict[str, Json]:
@@ -139,7 +141,7 @@ def _first_thought(
         raise UsageError(f"first thought {rule!r} is none of {', '.join(FIRST_THOUGHTS)}, and no file")
     cot = thoughts.draw(model, settings.prompts.chain_of_thought, task, sampling)
     cost = Usage(cot.tokens_in, cot.tokens_out)
-    correct = grader.grade(thoughts.final_answer(cot.text) or None, task).correct
+    correct, _, _ = grader.grade(thoughts.final_answer(cot.text) or None, task)
     cut_rule = "paragraph" if rule == "paragraph" else "content"
     status, text = thoughts.cut(cot.text, task, cut_rule)
     if rule == "correct-only" and not correct:
@@ -158,3 +160,28 @@ def _conversation(agent: Any) -> tuple[Message, ...]:
     messages: Sequence[Message] = plain_messages(agent.write_memory_to_messages())
     last = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=-1)
     return tuple(messages[: last + 1])
+
+
+def load_thoughts(file: Path) -> dict[str, str]:
+    """First thoughts of one's own: JSON Lines of `{"id": TASK_ID, "first_thought": TEXT}`.
+
+    Raises UsageError.
+    """
+    thoughts_by_id: dict[str, str] = {}
+    number = 0
+    try:
+        for line in file.read_text(encoding="utf-8").splitlines():
+            number += 1
+            if line.strip():
+                row = json.loads(line)
+                thoughts_by_id[str(row["id"])] = str(row["first_thought"])
+    except OSError as error:
+        names = ", ".join(FIRST_THOUGHTS)
+        raise UsageError(
+            f"--first-thought {file}: neither one of {names} nor a file that can be read"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{file} line {number}: needs id and first_thought as JSON") from error
+    if not thoughts_by_id:
+        raise UsageError(f"{file} holds no first thoughts")
+    return thoughts_by_id

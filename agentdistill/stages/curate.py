@@ -111,6 +111,8 @@ def read_data(data: Path) -> tuple[list[dict[str, Any]], str]:
         lines = (data / "rows.jsonl").read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines], str(record["prompts"])
     except FileNotFoundError as error:
-        raise RunDirectoryError(f"{data} holds no training rows", "make them with `agentdistill curate`") from error
+        raise RunDirectoryError(
+            f"{data} holds no training rows", "make them with `agentdistill curate`"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunDirectoryError(f"{data} cannot be read: {error}") from error

@@ -35,9 +35,7 @@ def generate(
     sandbox = resolve(settings.sandbox)  # no jail, no run: said before the first task
     shape = {"model": model.fingerprint(), **settings.shape()}
     told = {"sandbox": sandbox, "samples": samples, "concurrency": concurrency, **(asked or {})}
-    jobs = [
-        Job(task, sample, attempt_id(task, sample, shape)) for sample in range(samples) for task in tasks
-    ]
+    jobs = [Job(task, sample, attempt_id(task, sample, shape)) for sample in range(samples) for task in tasks]
     with RunWriter(out, stage=stage, shape=shape, asked=told) as run, Grader() as grader:
 
         def attempt(job: Job) -> Trajectory:

@@ -1,4 +1,4 @@
-"""Verdicts for a RUN: trajectories in, scores.jsonl out (replaced as a whole), and the figures in summary.json."""
+"""Verdicts for a RUN: trajectories in; scores.jsonl (replaced as a whole) and summary.json out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agentdistill.evaluation.stats import wilson
+from agentdistill.evaluation.stats import Proportion, proportion
 from agentdistill.grading import Grader
 from agentdistill.runs import read_failures, read_trajectories, write_atomic, write_scores
 from agentdistill.stages.progress import Progress, Silent
@@ -15,27 +15,12 @@ from agentdistill.types import Score, StopReason, Trajectory, to_json
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
-    """`correct` of `n` with a 95 % Wilson interval."""
-
-    n: int
-    correct: int
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, correct: int, n: int) -> Tally:
-        low, high = wilson(correct, n) if n else (0.0, 1.0)
-        return cls(n, correct, low, high)
-
-
-@dataclass(frozen=True, slots=True)
 class GradeSummary:
     """What a graded RUN amounts to. Means are per attempt; seconds are wall seconds of an attempt."""
 
     run: str
-    all: Tally
-    by_source: dict[str, Tally]
+    all: Proportion
+    by_source: dict[str, Proportion]
     stopped: dict[str, int]
     step_errors: dict[str, int]
     steps: float
@@ -85,8 +70,8 @@ def summarise(
 
     return GradeSummary(
         run=name,
-        all=Tally.of(sum(score.correct for score in scores), n),
-        by_source={source: Tally.of(sum(marks), len(marks)) for source, marks in sorted(by_source.items())},
+        all=proportion([score.correct for score in scores]),
+        by_source={source: proportion(marks) for source, marks in sorted(by_source.items())},
         stopped={str(reason): stopped.get(str(reason), 0) for reason in StopReason},
         step_errors=dict(errors),
         steps=mean([len(trajectory.steps) for trajectory in trajectories]),

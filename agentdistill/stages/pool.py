@@ -1,14 +1,13 @@
 """Runs attempts over tasks side by side, storing each as it ends: the loop under generate and evaluate.
 
-Guaranteed: attempts finished earlier are skipped; one that fails on infrastructure is tried up to TRIES times,
-then parked in failures.jsonl and reported; when nothing but failures happens the run stops instead of
-burning through the tasks. Ctrl-C starts nothing new, keeps what is in flight and raises KeyboardInterrupt;
-a second one stops at once. Only the calling thread writes.
+Guaranteed: attempts finished earlier are skipped; one that fails on infrastructure is tried up to TRIES
+times, then parked in failures.jsonl and reported; when nothing but failures happens the run stops instead
+of burning through the tasks. Ctrl-C starts nothing new, keeps what is in flight and raises
+KeyboardInterrupt; a second one stops at once. Only the calling thread writes.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -62,7 +61,6 @@ def run_jobs(
     skipped = len(listed) - len(waiting)
     finished = parked = 0
     started = time.monotonic()
-    stop = threading.Event()
     running: dict[Future[Trajectory], tuple[Job, int]] = {}
     progress.begin(stage, len(listed))
     progress.update(skipped, "resumed" if skipped else "")
@@ -80,7 +78,7 @@ def run_jobs(
                 return
             parked += 1
             progress.message(f"parked {job.task.id} after {tries} tries: {error}")
-            if not finished and parked >= max(2, concurrency) or (parked == len(listed) - skipped):
+            if (not finished and parked >= max(2, concurrency)) or (parked == len(listed) - skipped):
                 raise
         else:
             run.append(trajectory)
@@ -96,8 +94,9 @@ def run_jobs(
             for future in done:
                 store(future)
     except KeyboardInterrupt:
-        stop.set()
-        progress.message(f"stopping: {len(running)} attempts in flight are finished first (Ctrl-C again: at once)")
+        progress.message(
+            f"stopping: {len(running)} attempts in flight are finished first (Ctrl-C again: at once)"
+        )
         for future in wait(running).done:
             store(future)
         raise

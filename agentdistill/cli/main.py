@@ -1,0 +1,91 @@
+"""The `agentdistill` command. Heavy imports happen inside the commands, so `--help` answers at once.
+
+Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 stopped by Ctrl-C with the work so far kept.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from agentdistill import __version__
+from agentdistill.cli import (
+    curate,
+    doctor,
+    evaluate,
+    generate,
+    grade,
+    models,
+    quickstart,
+    sandbox,
+    tasks,
+    train,
+)
+from agentdistill.errors import AgentDistillError
+
+app = typer.Typer(
+    name="agentdistill",
+    help="Distil a large tool-using agent into a small one anybody can run.\n\n"
+    "Start with `agentdistill quickstart`: the whole pipeline on your machine, with a report at the end.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+for command in (
+    quickstart.quickstart,
+    generate.generate,
+    grade.grade,
+    curate.curate,
+    train.train,
+    doctor.doctor,
+):
+    app.command()(command)
+app.command("eval")(evaluate.evaluate)
+app.add_typer(tasks.app, name="tasks")
+app.add_typer(models.app, name="models")
+app.add_typer(sandbox.app, name="sandbox")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"agentdistill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+def main() -> None:
+    """Entry point: turns errors into one line and an exit code."""
+    import click
+
+    try:
+        code = app(standalone_mode=False)
+    except AgentDistillError as error:
+        sys.stderr.write(f"agentdistill: {error}\n")
+        code = error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        sys.stderr.write(error.format_message() + "\n")
+        code = 2
+    except click.UsageError as error:
+        hint = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
+        sys.stderr.write(f"agentdistill: {error.format_message()}{hint}\n")
+        code = 2
+    except click.ClickException as error:
+        sys.stderr.write(f"agentdistill: {error.format_message()}\n")
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        sys.stderr.write("agentdistill: stopped; the work so far is kept, the same command goes on\n")
+        code = 130
+    except BrokenPipeError:
+        code = 0  # the reader of our output went away (`| head`)
+    sys.stdout.flush()
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,80 @@
+"""`agentdistill models list`, `pull` and `export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agentdistill.cli import options as o
+
+app = typer.Typer(help="Named models and exports.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_models(as_json: o.AsJson = False) -> None:
+    """Show the catalog and what is here already.
+
+    Example: agentdistill models list
+    """
+    from agentdistill import catalog
+    from agentdistill.cli.console import print_json
+
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": entry.name,
+                    "title": entry.title,
+                    "bytes": entry.size,
+                    "sha256": entry.sha256,
+                    "licence": entry.licence,
+                    "cached": str(catalog.cached(entry.name) or "") or None,
+                }
+                for entry in catalog.ENTRIES
+            ]
+        )
+        return
+    for entry in catalog.ENTRIES:
+        state = "here" if catalog.cached(entry.name) else "not fetched"
+        typer.echo(f"{entry.name:<22}{entry.title:<38}{entry.size / 1e9:>6.2f} GB  {state}")
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="Catalog name.")],
+    as_json: o.AsJson = False,
+) -> None:
+    """Fetch a catalog model.
+
+    Example: agentdistill models pull qwen2.5-coder-1.5b
+    """
+    from agentdistill import catalog
+    from agentdistill.cli.console import Bars, print_json
+
+    path = catalog.fetch(name, Bars().bytes(name))
+    if as_json:
+        print_json({"name": name, "path": str(path), "sha256": catalog.entry(name).sha256})
+    else:
+        typer.echo(path)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="CHECKPOINT folder.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="GGUF file to write.")],
+    gguf: Annotated[str, typer.Option("--gguf", help="f16 or q8_0.")] = "q8_0",
+    base: Annotated[
+        str, typer.Option(help="The GGUF the student was trained from (tokenizer and metadata).")
+    ] = "smollm2-135m",
+) -> None:
+    """Export a trained student for llama.cpp.
+
+    Example: agentdistill models export checkpoints/student --gguf f16 -o student.gguf
+    """
+    from agentdistill.stages.train import student_base
+    from agentdistill.training.export import export_gguf
+
+    export_gguf(checkpoint, out, gguf, template=student_base(base))  # type: ignore[arg-type]
+    typer.echo(out)

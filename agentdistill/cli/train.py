@@ -1,0 +1,98 @@
+"""`agentdistill train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agentdistill.cli import options as o
+
+
+def train(
+    data: Annotated[Path, typer.Argument(help="DATA folder made by `agentdistill curate`.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="CHECKPOINT folder; the same command resumes it.")],
+    student: Annotated[
+        str | None,
+        typer.Option(help="Catalog name, llamacpp:FILE.gguf, hf:DIR or a checkpoint.", show_default=False),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="quick (a small student on a CPU) or paper. [default: quick]")
+    ] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Show a row with its trained tokens, and stop.")
+    ] = False,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the rows.", show_default=False)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak rate.", show_default=False)] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Rows an optimiser step.", show_default=False)
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Longer rows are left out and counted.", show_default=False)
+    ] = None,
+    lora_r: Annotated[int | None, typer.Option(help="LoRA rank.", show_default=False)] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(help="Order of rows, dropout.", show_default=False)] = None,
+    config: o.ConfigFile = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Fine-tune a student on curated rows, and export it for serving.
+
+    Example: agentdistill train data/teacher -o checkpoints/student --student smollm2-135m
+    """
+    from dataclasses import replace
+
+    from agentdistill.cli.console import Bars, err, print_json
+    from agentdistill.config import TrainConfig, load
+    from agentdistill.errors import UsageError
+    from agentdistill.stages.train import prepare, student_base
+    from agentdistill.stages.train import train as run
+    from agentdistill.training.sft import PRESETS
+
+    flags = {
+        "student": student,
+        "preset": preset,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "lora_r": lora_r,
+        "threads": threads,
+        "seed": seed,
+    }
+    settings = load(TrainConfig, "train", config, flags)
+    if settings.preset not in PRESETS:
+        raise UsageError(f"--preset {settings.preset!r}: give one of {', '.join(PRESETS)}")
+    changes = settings.model_dump(exclude={"student", "preset"}, exclude_none=True)
+    sft = replace(PRESETS[settings.preset], **changes)
+    if preview:
+        from agentdistill.training.preview import preview as show
+        from agentdistill.training.preview import row_statistics
+
+        prepared = prepare(data, student_base(settings.student), sft.max_length)
+        if prepared.encoded.rows:
+            err.print(show(prepared.encoded.rows[0], prepared.tokenizer))
+        err.print(
+            f"{row_statistics(prepared.encoded.rows)}; left out as too long: {len(prepared.encoded.too_long)}"
+        )
+        return
+    result = run(data, out, settings.student, sft, progress=Bars())
+    loss = f"{result.history[0].loss:.3f} to {result.history[-1].loss:.3f}" if result.history else "-"
+    if as_json:
+        print_json(
+            {
+                "checkpoint": str(out),
+                "steps": result.steps,
+                "trained_tokens": result.trained_tokens,
+                "total_tokens": result.total_tokens,
+                "seconds": result.seconds,
+                "peak_memory_mb": result.peak_memory_mb,
+                "loss": [point.loss for point in result.history],
+            }
+        )
+    err.print(
+        f"{result.steps} steps over {result.total_tokens} tokens ({result.trained_tokens} trained) in "
+        f"{result.seconds:.0f} s, loss {loss}. Next: agentdistill eval TASKS -o RUN --model {out}",
+        markup=False,
+    )
