@@ -51,7 +51,7 @@ ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 NEW_NAMESPACES = 0x7E020080  # CLONE_NEWTIME|NS|CGROUP|UTS|IPC|USER|PID|NET
 F_SETOWN, F_SETSIG, F_SETOWN_EX = 8, 10, 15  # they send signals by way of the kernel
 FIOSETOWN, SIOCSPGRP, TIOCSTI, TIOCLINUX = 0x8901, 0x8902, 0x5412, 0x541C
-SUPERVISOR, FIRST = 2, 3  # their pids inside the jail, always
+INIT, SUPERVISOR, FIRST = 1, 2, 3  # their pids inside the jail, always
 
 _LOAD, _JEQ, _JGE, _JSET, _RET = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
@@ -90,7 +90,7 @@ def seccomp_filter(machine=None):
             emit(_RET, _ERRNO | (errno.EACCES if name == "socket" else errno.EPERM))
     emit(_JEQ, CLONE3[column], 0, 1)  # its flags are behind a pointer; libc then falls back to clone
     emit(_RET, _ERRNO | errno.ENOSYS)
-    protected = [SUPERVISOR, FIRST]
+    protected = [INIT, SUPERVISOR, FIRST]
     groups = [-1, -SUPERVISOR, -FIRST]
     deny_if(CLONE[column], 0, [NEW_NAMESPACES], _JSET)
     deny_if(KILL[column], 0, protected + groups)

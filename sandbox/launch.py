@@ -27,7 +27,7 @@ sys.path.insert(0, HERE)
 import confine  # noqa: E402
 
 PACKAGES = ("numpy", "numpy.libs", "sympy", "mpmath")
-PROGRAMS = ("wire.py", "confine.py", "worker.py", "supervisor.py")
+PROGRAMS = ("wire.py", "confine.py", "folders.py", "processes.py", "worker.py", "supervisor.py")
 DEVICES = ("null", "zero", "full", "random", "urandom")
 COPIES = 4  # the folders of a session, its candidates and its twins share this many times `folder_mb`
 FLAGS = ("-s", "-S", "-P", "-B")  # -I would ignore PYTHONHASHSEED; the environment is ours anyway

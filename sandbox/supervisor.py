@@ -14,21 +14,25 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import signal
 import socket
-import stat
 import struct
 import sys
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import confine
+import folders
+import processes
 import wire
 import worker
 
 OUT_HIGH = 8 << 20  # bytes waiting for the client; above it interpreters aren't read
 SWEEP_ROUNDS = 200
+POLL = 0.2  # seconds between looks at what a running step takes
+FAMILY = 2  # times memory_mb an interpreter and its children may take together; forks share pages, so not 1
+MAX_FILES = 20_000  # in all folders of a session: every one costs the kernel memory that no limit counts
 CREDENTIALS = struct.Struct("3i")
 
 
@@ -41,6 +45,7 @@ class Node:
         self.folder = folder
         self.log = log
         self.pid = None
+        self.greedy = False  # killed for the memory that it and its children took together
         self.incoming = bytearray()
         self.outgoing = bytearray()
 
@@ -49,13 +54,15 @@ class Supervisor:
     def __init__(self, stream_in, stream_out, config, proc):
         self.stream_in, self.stream_out = stream_in, stream_out
         self.config = config
-        self.proc = proc  # descriptor of /proc, which has no path that interpreters could reach
+        self.processes = proc
         self.nodes = {}
         self.last = 0
         self.incoming = bytearray()
         self.outgoing = bytearray()
         self.root = config["folder"]
-        self.users = {}  # folder -> how many interpreters it belongs to
+        self.folders = folders.Folders(self.root)
+        self.busy = set()  # interpreters that were told something since the last sweep
+        self.next_look = 0.0
         self.wake_in, self.wake_out = os.pipe()
         for fd in (stream_in, stream_out, self.wake_in, self.wake_out):
             os.set_blocking(fd, False)
@@ -75,7 +82,8 @@ class Supervisor:
             writing = [node.sock for node in self.nodes.values() if node.outgoing]
             if self.outgoing:
                 writing.append(self.stream_out)
-            ready, writable, _ = select.select(reading, writing, [])
+            ready, writable, _ = select.select(reading, writing, [], POLL if self.busy else None)
+            self.police()
             self.flush(writable)
             if self.wake_in in ready:
                 with contextlib.suppress(BlockingIOError):
@@ -132,6 +140,7 @@ class Supervisor:
                 if channel in self.nodes:
                     node = self.nodes[channel]
                     node.outgoing += wire.NODE.pack(size, wire.MESSAGE) + body
+                    self.busy.add(node)
                     self.push(node)
             else:
                 self.obey(json.loads(body))
@@ -209,6 +218,7 @@ class Supervisor:
 
     def bury(self, node, status):
         del self.nodes[node.number]
+        self.busy.discard(node)
         node.sock.close()
         if isinstance(status, int):
             status = os.waitstatus_to_exitcode(status)
@@ -217,42 +227,35 @@ class Supervisor:
         text = os.pread(node.log, window, 0).decode("utf-8", "replace")
         os.close(node.log)
         self.tell(
-            {"op": "died", "id": node.number, "status": status, "logs": text, "cut": max(0, size - window)}
+            {
+                "op": "died",
+                "id": node.number,
+                "status": status,
+                "memory": node.greedy,
+                "logs": text,
+                "cut": max(0, size - window),
+            }
         )
-        self.release(node.folder)
+        self.folders.release(node.folder)
 
     # ------------------------------------------------------------------ killing
 
-    def processes(self):
-        """pid -> parent's pid, of everything that lives."""
-        found = {}
-        for name in os.listdir(self.proc):
-            if name.isdigit():
-                try:
-                    fd = os.open(f"{name}/stat", os.O_RDONLY, dir_fd=self.proc)
-                except OSError:
-                    continue
-                try:
-                    state, parent = os.read(fd, 1024).rpartition(b")")[2].split()[:2]
-                    if state not in b"ZX":
-                        found[int(name)] = int(parent)
-                except OSError:
-                    pass
-                finally:
-                    os.close(fd)
-        return found
-
-    def descendants(self, root, spare):
-        children = {}
-        for pid, parent in self.processes().items():
-            children.setdefault(parent, []).append(pid)
-        found, todo = [], [root]
-        while todo:
-            for pid in children.get(todo.pop(), ()):
-                if pid not in spare:
-                    found.append(pid)
-                todo.append(pid)
-        return found
+    def police(self):
+        """Limits that the kernel does not hold for us: memory of a whole family, number of files."""
+        now = time.monotonic()
+        if not self.busy or now < self.next_look:
+            return
+        self.next_look = now + POLL
+        room = os.statvfs(self.root)
+        crowded = self.config["jailed"] and room.f_files - room.f_ffree > MAX_FILES
+        for node in list(self.busy):
+            if node.pid is None:
+                continue
+            spare = {other.pid for other in self.nodes.values()}
+            family = [node.pid, *self.processes.descendants(node.pid, spare)]
+            if crowded or sum(map(self.processes.resident, family)) > FAMILY * self.config["memory_mb"] << 20:
+                node.greedy = True
+                self.kill(node)
 
     def kill(self, node):
         """Kill an interpreter and what descends from it; `died` follows when it is reaped."""
@@ -260,16 +263,14 @@ class Supervisor:
             self.bury(node, "killed before it started")
             return
         spare = {other.pid for other in self.nodes.values()}
-        doomed = self.descendants(node.pid, spare)
-        for pid in [node.pid, *doomed]:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        processes.kill([node.pid, *self.processes.descendants(node.pid, spare)])
 
     def sweep(self):
         """Kill what the step left behind: everything below us that is no interpreter.
 
         A fork that was ordered may be on its way; it is waited for, so as not to be taken for a stray.
         """
+        self.busy.clear()
         for _ in range(20):
             waiting = [node.sock for node in self.nodes.values() if node.pid is None]
             if not waiting:
@@ -278,28 +279,23 @@ class Supervisor:
                 self.read_node(node)
         for _ in range(SWEEP_ROUNDS):
             self.reap()
-            strays = self.descendants(os.getpid(), {node.pid for node in self.nodes.values()})
+            strays = self.processes.descendants(os.getpid(), {node.pid for node in self.nodes.values()})
             if not strays:
                 return
-            for pid in strays:
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
+            processes.kill(strays)
 
     def end(self):
         """Leave nothing behind. In a jail the kernel would do it, without one this is all there is."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for _ in range(SWEEP_ROUNDS):
-            below = self.descendants(os.getpid(), set())
+            below = self.processes.descendants(os.getpid())
             if not below:
                 break
-            for pid in below:
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
+            processes.kill(below)
             with contextlib.suppress(ChildProcessError):
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
-        for folder in self.users:
-            remove_tree(folder)
+        self.folders.clear()
 
     # ------------------------------------------------------------------ forks and folders
 
@@ -338,20 +334,10 @@ class Supervisor:
         sys.argv[:] = [""]
         worker.main(socket.socket(fileno=fd))
 
-    def new_node(self, parent, share=False):
+    def new_node(self, parent, twin=False):
         """A node with its folder and log; also returns the child's ends of socket and log."""
         self.last += 1
-        folder = os.path.join(self.root, f"s{self.last}")
-        if share and parent is not None:
-            folder = parent.folder
-        else:
-            os.mkdir(folder, 0o700)
-            if parent is not None:
-                try:
-                    copy_tree(parent.folder, folder)
-                except OSError:
-                    remove_tree(folder)
-                    raise
+        folder = self.folders.copy(parent.folder, shared=twin) if parent else self.folders.new()
         path = os.path.join(self.root, f"log{self.last}")
         log = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         os.unlink(path)
@@ -360,7 +346,6 @@ class Supervisor:
         ours.setblocking(False)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         node = Node(self.last, ours, folder, log)
-        self.users[folder] = self.users.get(folder, 0) + 1
         self.nodes[node.number] = node
         return node, theirs, theirs_log
 
@@ -371,7 +356,7 @@ class Supervisor:
         error = "" if parent else "it is gone"
         try:
             for _ in range(order["count"] if parent else 0):
-                made.append(self.new_node(parent))
+                made.append(self.new_node(parent, order["twin"]))
         except OSError as problem:
             error = f"no room for a copy of the session's folder ({problem.strerror})"
         if error:
@@ -402,41 +387,6 @@ class Supervisor:
             return
         node.outgoing += frame[sent:]
 
-    def release(self, folder):
-        self.users[folder] -= 1
-        if not self.users[folder]:
-            del self.users[folder]
-            remove_tree(folder)
-
-
-def copy_tree(source, target):
-    """Directories, regular files and symbolic links; anything else in the folder isn't copied."""
-    with os.scandir(source) as entries:
-        for entry in entries:
-            path = os.path.join(target, entry.name)
-            if entry.is_symlink():
-                os.symlink(os.readlink(entry.path), path)
-            elif entry.is_dir(follow_symlinks=False):
-                os.mkdir(path, 0o700)
-                copy_tree(entry.path, path)
-            elif entry.is_file(follow_symlinks=False):
-                copy_file(entry.path, path)
-
-
-def copy_file(source, target):
-    fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with open(fd, "rb") as reader, open(target, "xb") as writer:
-        status = os.fstat(reader.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            return
-        shutil.copyfileobj(reader, writer, 1 << 20)
-        os.fchmod(writer.fileno(), stat.S_IMODE(status.st_mode))
-    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def remove_tree(folder):
-    shutil.rmtree(folder, ignore_errors=True)
-
 
 def main():
     config = json.loads(sys.argv[1])
@@ -444,7 +394,7 @@ def main():
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1):
         os.dup2(null, fd)
-    proc = os.open(config["proc"], os.O_RDONLY | os.O_DIRECTORY)
+    proc = processes.Processes(config["proc"])
     if config["jailed"]:
         confine.settle_supervisor(config["uid"])
     else:

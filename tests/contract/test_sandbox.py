@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +69,7 @@ def test_plain_values_come_back_as_they_are(opened: Opener) -> None:
     code = """
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 [None, True, 1, -2**70, 1.5, 1.0, "é\\u2028", b"\\x00\\xff", (1, (2,)), {1, 2}, frozenset({"a"}),
  {"a": [1], 2: (3,)}, Decimal("1.10"), Fraction(1, 3), 1 + 2j, 10**1000]
 """
@@ -463,10 +465,10 @@ def test_no_file_descriptor_is_left(real: Opener) -> None:
 
     use()
     gc.collect()
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
         use()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_resolve_and_specs() -> None:

@@ -455,7 +455,8 @@ def test_giant_integers(session: Sandbox) -> None:
         "sum(range(10**12))",
         "'a' * 30 == __import__('re').match('(a+)+$', 'a' * 40 + 'b')",
         "while True:\n    try: raise ValueError\n    except BaseException: pass",
-        "import signal\nfor s in range(1, 65):\n    try: signal.signal(s, signal.SIG_IGN)\n    except (OSError, ValueError): pass\nwhile True: pass",
+        "import signal\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\nwhile True: pass",
+        "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: pass",
         "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True: pass",
         "import time\ntime.sleep(60)",
         "import os\nos.read(os.pipe()[0], 1)",
@@ -534,9 +535,11 @@ for run in range(50):
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b"{", b"[]", b"null", b'{"op": "hello"}', b'{"op": "died", "id": 1}', b"\xff\xfe", b"[" * 100_000,
+        b"", b"{", b"[]", b"null", b'{"op": "hello"}', b'{"op": "died", "id": 1}', b"\xff\xfe",
+        b"[" * 100_000,
         b'{"op": "call"}', b'{"op": "call", "id": 1, "name": [], "args": {}, "kwargs": 3}',
-        b'{"op": "result", "run": 1e999}', b'{"op": "call", "id": NaN}', b'{"op": "' + b"x" * 3_000_000 + b'"}',
+        b'{"op": "result", "run": 1e999}', b'{"op": "call", "id": NaN}',
+        b'{"op": "' + b"x" * 3_000_000 + b'"}',
     ],
 )  # fmt: skip
 def test_nonsense_costs_the_step_only(session: Sandbox, body: bytes) -> None:
@@ -609,7 +612,9 @@ def test_colliding_hashes_do_not_stop_us(session: Sandbox) -> None:
 
 
 def test_a_losing_candidates_threads_and_children_are_gone(session: Sandbox) -> None:
-    code = "import os, threading, time\nif os.fork() == 0:\n    time.sleep(.3)\n    open('../late', 'w')\n    os._exit(0)"
+    code = (
+        "import os, time\nif os.fork() == 0:\n    time.sleep(.3)\n    open('../late', 'w')\n    os._exit(0)"
+    )
     session.run([code, "1"])
     session.keep(1)
     time.sleep(0.5)
@@ -621,11 +626,7 @@ def test_another_session_is_not_harmed() -> None:
     first, second = (open_sandbox("bubblewrap", limits=LIMITS) for _ in range(2))
     try:
         second.run(["x = 'mine'"])
-        first.run(
-            [
-                "import os\nopen('note', 'w').write('x')\nfor p in range(4, 500):\n    try: os.kill(p, 9)\n    except OSError: pass"
-            ]
-        )
+        first.run(["import os\nopen('note', 'w').write('x')\nos.kill(0, 9)"])
         first.run(["while True:\n    try: os.fork()\n    except OSError: pass"])
         [execution] = second.run(
             ["import os, threading\nthreading.Thread(target=print).start()\nx, os.path.exists('note')"]
