@@ -31,21 +31,19 @@ class Folders:
     def copy(self, source, shared=False):
         """A copy of a folder; `shared` if nothing will ever be written to it."""
         looks = listing(source) if shared else None
-        if shared:
-            before, copy = self.copied.get(source, (None, None))
-            if before == looks and copy in self.users:
-                self.users[copy] += 1
-                return copy
+        before, copy = self.copied.get(source, (None, None))
+        if shared and before == looks and copy in self.users:
+            self.users[copy] += 1
+            return copy
         folder = self.new()
         try:
             copy_tree(source, folder)
         except OSError:
             self.release(folder)
             raise
-        if shared:
-            # Time stamps are coarse: a file written just now could be written again and look the same.
-            if max(entry[-1] for entry in looks) < time.time_ns() - SETTLED:
-                self.copied[source] = (looks, folder)
+        # Time stamps are coarse: a file written just now could be written again and look the same.
+        if shared and max(entry[-1] for entry in looks) < time.time_ns() - SETTLED:
+            self.copied[source] = (looks, folder)
         return folder
 
     def release(self, folder):

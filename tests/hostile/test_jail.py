@@ -8,16 +8,21 @@ refused prints `refused: ...`; a program that gets through prints `ESCAPED`.
 from __future__ import annotations
 
 import os
+import random
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agentdistill.clients.sandbox import open_sandbox
+from agentdistill.errors import SandboxError
 from agentdistill.types import ErrorKind, Execution, Limits, Opaque, Sandbox, SandboxTool
 
 LIMITS = Limits(seconds=1, memory_mb=512, folder_mb=8, processes=16, output_chars=2000)
@@ -305,11 +310,11 @@ def test_other_abis_are_killed(session: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("pid", ["1", "2", "3", "-1", "-2", "-3", "os.getppid()"])
-@pytest.mark.parametrize("signal", [9, 19])
+@pytest.mark.parametrize("number", [9, 19])
 def test_the_supervisor_and_the_first_interpreter_cannot_be_signalled(
-    shared: Sandbox, pid: str, signal: int
+    shared: Sandbox, pid: str, number: int
 ) -> None:
-    refused(shared, f"import os\nos.kill({pid}, {signal})\nprint('ESCAPED')")
+    refused(shared, f"import os\nos.kill({pid}, {number})\nprint('ESCAPED')")
 
 
 def test_killing_every_other_pid_loses_nothing_that_was_not_its_own(session: Sandbox) -> None:
@@ -597,8 +602,16 @@ def test_a_broken_fork_costs_the_state_but_not_the_session(session: Sandbox) -> 
 
 @pytest.mark.parametrize(
     "call",
-    ["echo(echo)", "echo(x=[[]] * 1000)", "echo('\\udc80')", "echo({1: {2: {3}}})", "echo(**{'x' * 10**6: 1})",
-     "echo(10**3000)", "echo(b'\\0' * 1000)", "echo('__import__(\"os\").system(\"true\")')"],
+    [
+        "echo(echo)",
+        "echo(x=[[]] * 1000)",
+        "echo('\\udc80')",
+        "echo({1: {2: {3}}})",
+        "echo(**{'x' * 10**6: 1})",
+        "echo(10**3000)",
+        "echo(b'\\0' * 1000)",
+        "echo('__import__(\"os\").system(\"true\")')",
+    ],
 )  # fmt: skip
 def test_tools_called_with_hostile_arguments(session: Sandbox, call: str) -> None:
     attack(session, f"str({call})[:50]")
@@ -674,3 +687,64 @@ def descendants(root: int) -> list[int]:
         found += children
         todo += children
     return found
+
+
+# ---------------------------------------------------------------------- limits of a whole family, faults
+
+
+def test_children_share_the_memory_limit(session: Sandbox) -> None:
+    code = """
+    import os, time
+    for _ in range(12):
+        if os.fork() == 0:
+            x = bytearray(b'x') * (200 << 20)
+            time.sleep(60)
+    time.sleep(60)
+    """
+    execution = attack(session, code)
+    assert execution.error_kind in (ErrorKind.MEMORY, ErrorKind.TIMEOUT)
+
+
+def test_many_empty_files_are_stopped() -> None:
+    many = open_sandbox("bubblewrap", limits=replace(LIMITS, seconds=10))
+    try:
+        execution = attack(many, "i = 0\nwhile True:\n    open(f'f{i}', 'w').close()\n    i += 1")
+        assert execution.error_kind is ErrorKind.MEMORY
+    finally:
+        many.close()
+
+
+def test_a_lost_supervisor_is_our_error_and_not_the_codes() -> None:
+    for backend in ("bubblewrap", "process"):
+        before = set(descendants(os.getpid()))
+        session = open_sandbox(backend, limits=LIMITS)
+        session.run(["x = 1"])
+        for pid in sorted(set(descendants(os.getpid())) - before):
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(SandboxError):
+            session.run(["1 + 1"])
+        with pytest.raises(SandboxError):
+            session.run(["1 + 1"])
+        session.close()
+
+
+def test_interpreters_killed_at_random_moments() -> None:
+    """From outside, while steps run: each is data, and the session goes on."""
+    before = set(descendants(os.getpid()))
+    session = open_sandbox("bubblewrap", limits=LIMITS)
+    chance = random.Random(1)
+    try:
+        family = sorted(set(descendants(os.getpid())) - before)
+        spare = family[:4]  # bwrap, its init, the supervisor, the first interpreter
+        session.run(["x = 0"])
+        for number in range(25):
+            others = [pid for pid in descendants(family[0]) if pid not in spare]
+            victim = chance.choice(others)
+            timer = threading.Timer(chance.random() / 50, os.kill, (victim, signal.SIGKILL))
+            timer.start()
+            [execution] = session.run(["sum(range(100_000))"])
+            assert execution.value == sum(range(100_000)) or execution.error_kind is ErrorKind.DIED
+            timer.join()
+            assert session.run([f"{number}"])[0].error_kind in (None, ErrorKind.DIED)
+    finally:
+        session.close()
