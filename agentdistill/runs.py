@@ -21,6 +21,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -30,18 +31,22 @@ from agentdistill.errors import RunDirectoryError, RunMismatchError
 from agentdistill.types import Json, Score, Task, Trajectory, to_json
 
 FORMAT = 1
+_RESTORE = "restore that line, or remove it"
 _PACKAGES = ("agentdistill", "smolagents", "transformers", "trl", "peft", "torch", "xllamacpp", "openai")
 
 
 def canonical_hash(value: Json) -> str:
     """SHA-256 of a JSON value with sorted keys, first 12 hex digits."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    # "surrogatepass": half a surrogate pair (from a file name that is not UTF-8) must not end the run.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def attempt_id(task: Task, sample: int, shape: Mapping[str, Json]) -> str:
     """The key of an attempt: task id, sample index and a hash of what shapes it (the question included)."""
-    return f"{task.id}#{sample}@{canonical_hash([task.question, task.kind, shape])}"
+    # The id as it can be stored: what is read back at the next start must be the same key.
+    name = task.id.encode("utf-8", "replace").decode()
+    return f"{name}#{sample}@{canonical_hash([task.question, task.kind, shape])}"
 
 
 def versions() -> dict[str, str]:
@@ -84,18 +89,19 @@ class RunWriter:
     ) -> None:
         self.folder = folder
         self.shape = json.loads(json.dumps(to_json(shape)))
-        self._lock: Any = None
+        with ExitStack() as opened:
+            self._open(opened, stage, asked)
+            self._opened = opened.pop_all()
+
+    def _open(self, opened: ExitStack, stage: str, asked: Mapping[str, Json]) -> None:
+        folder = self.folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
-            try:
-                self._write_run_json(stage, asked)
-                self._trajectories = _Appender(folder / "trajectories.jsonl")
-                self._failures = _Appender(folder / "failures.jsonl")
-                self.finished = {row["id"] for row in _rows(folder / "trajectories.jsonl")}
-            except BaseException:
-                self._release()
-                raise
+            opened.enter_context(_locked(folder))
+            self._write_run_json(stage, asked)
+            self._trajectories = opened.enter_context(closing(_Appender(folder / "trajectories.jsonl")))
+            self._failures = opened.enter_context(closing(_Appender(folder / "failures.jsonl")))
+            self.finished = _keys(folder / "trajectories.jsonl")
         except OSError as error:
             raise RunDirectoryError(f"cannot write {folder}: {error.strerror or error}") from error
 
@@ -112,13 +118,7 @@ class RunWriter:
         self._failures.append({**row, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
 
     def close(self) -> None:
-        self._trajectories.close()
-        self._failures.close()
-        self._release()
-
-    def _release(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
+        self._opened.close()
 
     def __enter__(self) -> RunWriter:
         return self
@@ -127,16 +127,6 @@ class RunWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _take_lock(self) -> None:
-        self._lock = (self.folder / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise RunDirectoryError(
-                f"another process is writing {self.folder}", "wait for it, or use another RUN"
-            ) from error
 
     def _write_run_json(self, stage: str, asked: Mapping[str, Json]) -> None:
         path = self.folder / "run.json"
@@ -161,6 +151,27 @@ class RunWriter:
             "git": git_revision(),
         }
         write_atomic(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunDirectoryError(
+                f"another process is writing {folder}", "wait for it, or use another RUN"
+            ) from error
+        yield
+
+
+def _keys(path: Path) -> set[str]:
+    keys = set()
+    for number, row in enumerate(_rows(path), 1):
+        if not isinstance(row.get("id"), str):
+            raise RunDirectoryError(f"{path} line {number} has no id", _RESTORE)
+        keys.add(row["id"])
+    return keys
 
 
 def _same_shape(folder: Path, before: Json, now: Json) -> None:
@@ -199,7 +210,8 @@ class _Appender:
                 raise OSError(28, "No space left on device")
             os.fsync(self._file)
         except OSError as error:
-            os.ftruncate(self._file, self._end)
+            with suppress(OSError):  # if even this fails, the next writer cuts the half line away
+                os.ftruncate(self._file, self._end)
             raise RunDirectoryError(
                 f"cannot append to {self.path}: {error.strerror}",
                 "free some space and run the same command again",
@@ -238,7 +250,8 @@ def write_atomic(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         incoming.replace(path)
     except OSError as error:
-        incoming.unlink(missing_ok=True)
+        with suppress(OSError):
+            incoming.unlink(missing_ok=True)
         raise RunDirectoryError(f"cannot write {path}: {error.strerror or error}") from error
 
 
@@ -249,7 +262,7 @@ def read_run_json(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RunDirectoryError(f"{folder} is not a RUN: it has no run.json") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunDirectoryError(f"{path} cannot be read: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("shape"), dict) or "stage" not in record:
         raise RunDirectoryError(f"{path} is not a run record")
@@ -269,8 +282,7 @@ def read_trajectories(folder: Path) -> Iterator[Trajectory]:
             yield Trajectory.from_json(row)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunDirectoryError(
-                f"{path} line {number} is not a trajectory: {type(error).__name__} {error}",
-                "restore that line, or remove it",
+                f"{path} line {number} is not a trajectory: {type(error).__name__} {error}", _RESTORE
             ) from error
 
 
@@ -283,9 +295,11 @@ def read_scores(folder: Path) -> dict[str, Score]:
     for number, row in enumerate(_rows(path), 1):
         try:
             score = Score(**row)
+            scores[score.attempt] = score
         except TypeError as error:
-            raise RunDirectoryError(f"{path} line {number} is not a score: {error}") from error
-        scores[score.attempt] = score
+            raise RunDirectoryError(
+                f"{path} line {number} is not a score: {error}", f"agentdistill grade {folder}"
+            ) from error
     return scores
 
 
@@ -309,14 +323,10 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
                     return  # a torn last line: the attempt was in flight
                 try:
                     row = json.loads(line)
-                except ValueError as error:
-                    raise RunDirectoryError(
-                        f"{path} line {number} is damaged: {error}", "restore or remove it"
-                    ) from error
+                except (ValueError, RecursionError) as error:
+                    raise RunDirectoryError(f"{path} line {number} is damaged: {error}", _RESTORE) from error
                 if not isinstance(row, dict):
-                    raise RunDirectoryError(
-                        f"{path} line {number} is not a JSON object", "restore or remove it"
-                    )
+                    raise RunDirectoryError(f"{path} line {number} is not a JSON object", _RESTORE)
                 yield row
     except OSError as error:
         raise RunDirectoryError(f"cannot read {path}: {error.strerror or error}") from error

@@ -22,6 +22,8 @@ _PROBE = (Message(role="user", content="Repeat exactly: one two three four five 
 _PROBE_PREFIX = "Zebra: one two three"
 _PROBE_NEXT = "four"
 
+_ERROR_CHARS = 300  # a proxy's error page must not fill the log
+
 _IGNORED = "ignored"
 """`Completion.prefill` when an emulated prefix was not taken up: the text stands alone."""
 
@@ -30,14 +32,23 @@ class OpenAICompatibleModel(BaseModel):
     """Model NAME behind BASE_URL. The key is read from $OPENAI_API_KEY ("none" when unset)."""
 
     def __init__(
-        self, name: str, base_url: str, *, sampling: Sampling | None = None, seconds: float = 300.0
+        self,
+        name: str,
+        base_url: str,
+        *,
+        sampling: Sampling | None = None,
+        seconds: float = 300.0,
+        retries: int = 2,
     ) -> None:
         super().__init__(name, sampling)
         from openai import OpenAI
 
         self.base_url = base_url
         self._client = OpenAI(
-            base_url=base_url, api_key=os.environ.get("OPENAI_API_KEY", "none"), timeout=seconds
+            base_url=base_url,
+            api_key=os.environ.get("OPENAI_API_KEY") or "none",
+            timeout=seconds,
+            max_retries=retries,
         )
         self._probing = threading.Lock()
         self._rung = ""
@@ -79,8 +90,9 @@ class OpenAICompatibleModel(BaseModel):
         try:
             reply = self._ask(_PROBE, 1, _PROBE_PREFIX, rung, (), Sampling(max_tokens=6), 0)[0]
         except ModelError as error:
-            # A server that refuses the form (400, 422) sends us down the ladder; a dead one is an error.
-            if isinstance(error.__cause__, APIStatusError) and error.__cause__.status_code < 500:
+            # A server that refuses the form sends us down the ladder; one that is dead, busy or wants
+            # another key says nothing about the form.
+            if isinstance(error.__cause__, APIStatusError) and error.__cause__.status_code in (400, 422):
                 return False
             raise
         return reply.text.strip().lower().startswith(_PROBE_NEXT)
@@ -119,14 +131,28 @@ class OpenAICompatibleModel(BaseModel):
                 seed=sampling.seed + drawn,
                 extra_body=extra or None,
             )
-        except OpenAIError as error:
-            raise ModelError(f"{self.model_id} at {self.base_url} did not answer: {error}") from error
-        if not reply.choices:
-            raise ModelError(f"{self.model_id} at {self.base_url} sent a reply without choices")
-        usage = reply.usage
-        total_out = usage.completion_tokens if usage else 0
-        share, rest = divmod(total_out, len(reply.choices))
-        return [
+        except (OpenAIError, ValueError) as error:  # ValueError: what came under JSON's name is none
+            line = " ".join(str(error).split())[:_ERROR_CHARS]
+            raise ModelError(f"{self.model_id} at {self.base_url} did not answer: {line}") from error
+        try:
+            return _completions(reply, prefix, rung)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{self.model_id} at {self.base_url} did not answer with a chat completion: {error}",
+                "is this the address of an OpenAI-compatible API, with its /v1?",
+            ) from error
+
+
+def _completions(reply: Any, prefix: str, rung: str) -> list[Completion]:
+    """A reply as Completions. Raises AttributeError, TypeError or ValueError on one of another shape."""
+    if not reply.choices:
+        raise ValueError("the reply has no choices")
+    usage = reply.usage
+    share, rest = divmod(usage.completion_tokens if usage else 0, len(reply.choices))
+    completions = []
+    for i, choice in enumerate(reply.choices):
+        text, delivered = _continuation(choice.message.content or "", prefix, rung)
+        completions.append(
             Completion(
                 text=text,
                 finish_reason=FinishReason.LENGTH if choice.finish_reason == "length" else FinishReason.STOP,
@@ -135,13 +161,13 @@ class OpenAICompatibleModel(BaseModel):
                 tokens_out=share + (rest if i == 0 else 0),
                 prefill=delivered,
             )
-            for i, choice in enumerate(reply.choices)
-            for text, delivered in [_continuation(choice.message.content or "", prefix, rung)]
-        ]
+        )
+    return completions
 
 
 def _continuation(text: str, prefix: str, rung: str) -> tuple[str, str]:
     """The text after the prefix (some servers echo it, some do not) and how the prefix was delivered."""
+    text = text.encode("utf-8", "replace").decode()  # half an emoji, escaped, could not be sent back
     if prefix and text.lstrip().startswith(prefix.strip()):
         return text.lstrip()[len(prefix.strip()) :], rung
     return text, _IGNORED if rung == "emulated" else rung

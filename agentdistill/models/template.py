@@ -43,7 +43,7 @@ class ChatTemplate:
             text = self._template.render(
                 messages=[dict(m) for m in messages], add_generation_prompt=True, tools=None, **self._tokens
             )
-        except TemplateError as error:
+        except Exception as error:  # a template is a program: it can fail in any way
             raise ModelError(f"the model's chat template refuses this conversation: {error}") from error
         return text + prefix
 

@@ -65,7 +65,7 @@ def load_prompts(name_or_file: str) -> Prompts:
     try:
         text = Path(name_or_file).read_text(encoding="utf-8")
         content = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date like 2001-13-45
         line = " ".join(str(error).split())
         raise ConfigError(f"prompt file {name_or_file} cannot be read: {line}") from error
     for key, parts in _REQUIRED.items():
