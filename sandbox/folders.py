@@ -4,6 +4,7 @@ A twin is parked after every step, and most steps write no file: as long as a fo
 it was last copied for a twin, the next twin shares that copy. Nobody runs in a twin, so nobody writes there.
 """
 
+import contextlib
 import os
 import shutil
 import stat
@@ -38,7 +39,7 @@ class Folders:
         folder = self.new()
         try:
             copy_tree(source, folder)
-        except OSError:
+        except (OSError, RecursionError):
             self.release(folder)
             raise
         # Time stamps are coarse: a file written just now could be written again and look the same.
@@ -94,4 +95,5 @@ def copy_file(source, target):
 
 
 def remove_tree(folder):
-    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)

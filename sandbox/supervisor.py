@@ -353,18 +353,18 @@ class Supervisor:
         """Order an interpreter to fork. The client may write to the new channels at once."""
         parent = self.nodes.get(order["from"])
         made = []
-        error = "" if parent else "it is gone"
+        full = False
         try:
             for _ in range(order["count"] if parent else 0):
                 made.append(self.new_node(parent, order["twin"]))
-        except OSError as problem:
-            error = f"no room for a copy of the session's folder ({problem.strerror})"
-        if error:
+        except (OSError, RecursionError):  # RecursionError: a hostile tree of folders
+            full = True
+        if full or not parent:
             for node, theirs, log in made:
                 theirs.close()
                 os.close(log)
-                self.bury(node, error)
-            self.tell({"op": "forked", "tag": order["tag"], "ids": [], "error": error})
+                self.bury(node, "no room")
+            self.tell({"op": "forked", "tag": order["tag"], "ids": [], "full": full})
             return
         body = json.dumps({"folders": [node.folder for node, _, _ in made]}).encode()
         fds = [theirs.fileno() for _, theirs, _ in made] + [log for _, _, log in made]
@@ -373,7 +373,7 @@ class Supervisor:
             theirs.close()
             os.close(log)
         ids = [node.number for node, _, _ in made]
-        self.tell({"op": "forked", "tag": order["tag"], "ids": ids, "error": ""})
+        self.tell({"op": "forked", "tag": order["tag"], "ids": ids, "full": False})
 
     def pass_fds(self, node, frame, fds):
         """Descriptors travel with the first byte of their frame, so what waits goes out before."""

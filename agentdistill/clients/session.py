@@ -12,21 +12,22 @@ A session may be used from any thread, by one at a time.
 
 from __future__ import annotations
 
-import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 from agentdistill.clients import protocol
+from agentdistill.clients.link import Link
 from agentdistill.clients.protocol import ProtocolError
 from agentdistill.clients.tool_calls import Answer, Call, Desk, record
 from agentdistill.errors import SandboxError, UsageError
 from agentdistill.types import ErrorKind, Execution, Json, Limits, Opaque, SandboxTool
 
 MAX_TWINS = 16
+NO_TWIN = 0  # in the list of parked states: this one could not be kept
 START_SECONDS = 30.0
 FORK_SECONDS = 10.0
 KILL_SECONDS = 5.0
@@ -64,15 +65,10 @@ class Session:
         limits: Limits,
         end: Callable[[], str],
     ) -> None:
-        self._stream = stream
         self._desk = Desk(tools)
         self._limits = limits
-        self._end = end
-        self._frames = protocol.Frames()
-        self._sending = threading.Lock()
+        self._link = Link(stream, end, self._event, self._hear)
         self._clock = threading.Lock()
-        self._closed = False
-        self._lost: SandboxError | None = None
         self._numbers = 0
         self._steps: dict[int, _Step] = {}  # by interpreter
         self._ready: set[int] = set()
@@ -103,17 +99,17 @@ class Session:
         self._begin()
         if len(codes) == 1:
             return [self._single(codes[0])]
-        ids, problem = self._fork(self._live, len(codes))
+        ids, _ = self._fork(self._live, len(codes))
         if not ids:
-            failure = Execution(error=f"RuntimeError: {problem}", error_kind=ErrorKind.EXCEPTION)
-            return [failure for _ in codes]
+            error = "OSError: no room for copies of the session's folder: delete files first"
+            return [Execution(error=error, error_kind=ErrorKind.EXCEPTION) for _ in codes]
         results = self._execute([_Step(code, node) for code, node in zip(codes, ids, strict=True)])
         self._candidates = ids
         return results
 
     def keep(self, index: int) -> None:
         """Make candidate `index` of the last run the session. A candidate that died keeps the old state."""
-        self._check()
+        self._link.check()
         if not 0 <= index < len(self._candidates):
             raise ValueError(f"no candidate {index} to keep")
         node = self._candidates.pop(index)
@@ -128,7 +124,7 @@ class Session:
 
     def undo(self, steps: int) -> None:
         """Go back `steps` steps. ValueError if fewer were taken or the state is no longer held."""
-        self._check()
+        self._link.check()
         held = len(self._parked) - (1 if self._dropped else 0)
         if not 0 <= steps <= held:
             raise ValueError(f"{steps} steps cannot be undone: {held} are held")
@@ -136,8 +132,8 @@ class Session:
             return
         self._drop_candidates()
         gone, self._parked = self._parked[-steps:], self._parked[:-steps]
-        self._kill([self._live, *(node for node in set(gone) if node not in self._parked)])
-        self._send(0, {"op": "sweep"})
+        self._kill([self._live, *(node for node in set(gone) if node not in (self._first, *self._parked))])
+        self._link.send(0, {"op": "sweep"})
         self._revive()
 
     def put(self, name: str, data: Json) -> None:
@@ -146,17 +142,13 @@ class Session:
             raise UsageError(f"{name!r} is no variable name")
         self._begin()
         message = {"op": "put", "name": name, "value": protocol.encode(data)}
-        for node in dict.fromkeys([self._live, *self._parked, self._first]):
-            self._send(node, message)
+        for node in dict.fromkeys([self._live, *filter(None, self._parked), self._first]):
+            self._link.send(node, message)
 
     def close(self) -> None:
         """Kill everything. May be called again."""
-        if self._closed:
-            return
-        self._closed = True
-        self._stream.close()
         self._desk.close()
-        self._end()
+        self._link.close()
 
     def __enter__(self) -> Session:
         return self
@@ -167,7 +159,7 @@ class Session:
     # ------------------------------------------------------------------ states
 
     def _open(self) -> None:
-        self._wait(lambda: self._hello is not None, START_SECONDS, "the jail did not start")
+        self._link.wait(lambda: self._hello is not None, START_SECONDS, "the jail did not start")
         hello = self._hello or {}
         if hello.get("protocol") != protocol.PROTOCOL:
             raise SandboxError("the jail speaks another protocol version", "reinstall agentdistill")
@@ -175,21 +167,17 @@ class Session:
         tools = [
             {"name": tool.name, "parameters": list(tool.parameters)} for tool in self._desk.tools.values()
         ]
-        self._send(self._first, {"op": "setup", "tools": tools, "output_chars": self._limits.output_chars})
+        self._link.send(
+            self._first, {"op": "setup", "tools": tools, "output_chars": self._limits.output_chars}
+        )
         self._revive()
-        self._wait(lambda: self._live in self._ready, START_SECONDS, "the interpreter did not start")
-
-    def _check(self) -> None:
-        if self._closed:
-            raise SandboxError("the session is closed")
-        if self._lost is not None:
-            raise self._lost
+        self._link.wait(lambda: self._live in self._ready, START_SECONDS, "the interpreter did not start")
 
     def _begin(self) -> None:
         """Before a step: drop what was not kept, hear of deaths since, have a live interpreter."""
-        self._check()
+        self._link.check()
         self._drop_candidates()
-        self._pump(0)
+        self._link.pump(0)
         if self._live in self._dead:
             self._revive()
 
@@ -197,7 +185,7 @@ class Session:
         """A new live interpreter from the newest state that can fork; a note if that is not the last."""
         for index in range(len(self._parked) - 1, -2, -1):
             node = self._parked[index] if index >= 0 else self._first
-            if node in self._dead:
+            if node == NO_TWIN or node in self._dead:
                 continue
             ids, _ = self._fork(node, 1)
             if ids and self._await_ready(ids[0]):
@@ -210,11 +198,11 @@ class Session:
                         return "\nThe session's state was lost: it starts again from the beginning."
                     return f"\nThe session's state was lost: it is what it was {lost} steps earlier."
                 return ""
-        raise self._fail("no interpreter of the session answers any more")
+        raise self._link.lose("no interpreter of the session answers any more")
 
     def _await_ready(self, node: int) -> bool:
         try:
-            self._wait(lambda: node in self._ready or node in self._dead, FORK_SECONDS, "")
+            self._link.wait(lambda: node in self._ready or node in self._dead, FORK_SECONDS, "")
         except TimeoutError:
             self._kill([node])
             return False
@@ -222,12 +210,12 @@ class Session:
 
     def _park(self) -> None:
         """Leave a twin of the live interpreter behind, without waiting for it."""
-        self._send(0, {"op": "sweep"})
-        ids, _ = self._fork(self._live, 1, twin=True)
-        while not ids and len(set(self._parked)) > 1:  # its folder doesn't fit: older states make room
+        self._link.send(0, {"op": "sweep"})
+        ids, full = self._fork(self._live, 1, twin=True)
+        while full and any(self._parked):  # its folder doesn't fit: older states make room
             self._drop_oldest()
-            ids, _ = self._fork(self._live, 1, twin=True)
-        self._push(ids[0] if ids else (self._parked[-1] if self._parked else self._first))
+            ids, full = self._fork(self._live, 1, twin=True)
+        self._push(ids[0] if ids else NO_TWIN)
 
     def _push(self, node: int) -> None:
         self._parked.append(node)
@@ -237,27 +225,27 @@ class Session:
     def _drop_oldest(self) -> None:
         node = self._parked.pop(0)
         self._dropped += 1
-        if node not in self._parked and node != self._first:
+        if node not in (self._first, NO_TWIN, *self._parked):
             self._kill([node])
 
     def _drop_candidates(self) -> None:
         if self._candidates:
             self._kill(self._candidates)
             self._candidates = []
-            self._send(0, {"op": "sweep"})
+            self._link.send(0, {"op": "sweep"})
 
-    def _fork(self, node: int, count: int, twin: bool = False) -> tuple[list[int], str]:
-        """Order forks; the supervisor answers at once with their numbers, or with why there are none."""
+    def _fork(self, node: int, count: int, twin: bool = False) -> tuple[list[int], bool]:
+        """Order forks; the supervisor answers at once with their numbers. None, and True: no room."""
         self._numbers += 1
         tag = self._numbers
-        self._send(0, {"op": "fork", "from": node, "count": count, "twin": twin, "tag": tag})
-        self._wait(lambda: tag in self._forked, FORK_SECONDS, "the supervisor does not answer")
+        self._link.send(0, {"op": "fork", "from": node, "count": count, "twin": twin, "tag": tag})
+        self._link.wait(lambda: tag in self._forked, FORK_SECONDS, "the supervisor does not answer")
         answer = self._forked.pop(tag)
-        return answer["ids"], answer["error"]
+        return answer["ids"], answer["full"]
 
     def _kill(self, nodes: Sequence[int]) -> None:
         if nodes:
-            self._send(0, {"op": "kill", "ids": list(nodes)})
+            self._link.send(0, {"op": "kill", "ids": list(nodes)})
 
     # ------------------------------------------------------------------ steps
 
@@ -266,7 +254,7 @@ class Session:
         if self._live not in self._dead:
             self._park()
             return result
-        self._send(0, {"op": "sweep"})
+        self._link.send(0, {"op": "sweep"})
         note = self._revive()
         self._push(self._parked[-1] if self._parked else self._first)
         if not note:
@@ -285,7 +273,7 @@ class Session:
                     step = waiting.pop(0)
                     self._start(step)
                     running.append(step)
-                self._pump(self._patience(running))
+                self._link.pump(self._patience(running))
                 for step in running:
                     self._enforce(step)
         finally:
@@ -301,7 +289,7 @@ class Session:
         if step.node in self._dead:
             self._bury(step, self._dead[step.node])
             return
-        self._send(step.node, {"op": "run", "run": step.number, "code": step.code})
+        self._link.send(step.node, {"op": "run", "run": step.number, "code": step.code})
 
     def _patience(self, running: list[_Step]) -> float:
         now = time.monotonic()
@@ -316,7 +304,7 @@ class Session:
         if time.monotonic() - step.ticking < step.left:
             return
         if step.timed_out:  # killed KILL_SECONDS ago, and no word of its death
-            raise self._fail("the supervisor does not kill")
+            raise self._link.lose("the supervisor does not kill")
         step.timed_out = True
         step.left, step.ticking = KILL_SECONDS, time.monotonic()
         self._kill([step.node])
@@ -378,7 +366,7 @@ class Session:
         if not isinstance(number, int):
             raise ProtocolError("a call without a number")
         if step is None or step.result is not None:
-            self._send(node, {"op": "answer", "id": number, "error": "the step is over"})
+            self._link.send(node, {"op": "answer", "id": number, "error": "the step is over"})
             return
         call = self._desk.call(message, len(step.calls))
         step.calls.append(call)
@@ -400,7 +388,7 @@ class Session:
         else:
             message["value"] = protocol.encode(answer.value)
         try:
-            self._send(step.node, message)
+            self._link.send(step.node, message)
         except SandboxError:
             return  # the session is gone: whoever is in `run` is told
         with self._clock:
@@ -408,43 +396,7 @@ class Session:
             if step.pending == 0:
                 step.ticking = time.monotonic()
 
-    # ------------------------------------------------------------------ the stream
-
-    def _send(self, channel: int, message: Mapping[str, Json]) -> None:
-        data = protocol.frame(channel, message)
-        try:
-            with self._sending:
-                self._stream.sendall(data)
-        except OSError:
-            raise self._fail("the jail is gone") from None
-
-    def _wait(self, done: Callable[[], bool], seconds: float, problem: str) -> None:
-        """Read until `done`. In vain: SandboxError(problem), TimeoutError if there is no text for it."""
-        until = time.monotonic() + seconds
-        while not done():
-            left = until - time.monotonic()
-            if left <= 0:
-                raise self._fail(problem) if problem else TimeoutError
-            self._pump(left)
-
-    def _pump(self, seconds: float) -> None:
-        """Handle what comes within the time; return after the first piece."""
-        try:
-            if not select.select([self._stream], [], [], seconds)[0]:
-                return
-            data = self._stream.recv(1 << 18)
-        except (OSError, ValueError):
-            data = b""
-        if not data:
-            raise self._fail("the jail is gone")
-        try:
-            for channel, body in self._frames.feed(data):
-                if channel == 0:
-                    self._event(protocol.parse(body))
-                else:
-                    self._hear(channel, body)
-        except ProtocolError as problem:
-            raise self._fail(f"the jail's supervisor sends nonsense: {problem}") from None
+    # ------------------------------------------------------------------ what comes in
 
     def _event(self, message: dict[str, Json]) -> None:
         """The supervisor's word; it runs no model code."""
@@ -480,19 +432,6 @@ class Session:
                 raise ProtocolError("an unknown message")
         except ProtocolError:
             self._kill([node])
-
-    def _fail(self, message: str) -> SandboxError:
-        if self._lost is None:
-            words = "" if self._closed else self._end_early()
-            self._lost = SandboxError(f"{message}: {words}" if words else message)
-        return self._lost
-
-    def _end_early(self) -> str:
-        """Close at once, for what the jail has left on its stderr."""
-        self._closed = True
-        self._stream.close()
-        self._desk.close()
-        return self._end()
 
 
 def _kind(kind: Json) -> ErrorKind:

@@ -7,6 +7,7 @@ refused prints `refused: ...`; a program that gets through prints `ESCAPED`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -672,6 +673,11 @@ session.run(["while True: pass"])
         time.sleep(0.05)
 
 
+def shoot(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 def descendants(root: int) -> list[int]:
     parents = {}
     for entry in Path("/proc").iterdir():
@@ -720,7 +726,7 @@ def test_a_lost_supervisor_is_our_error_and_not_the_codes() -> None:
         session = open_sandbox(backend, limits=LIMITS)
         session.run(["x = 1"])
         for pid in sorted(set(descendants(os.getpid())) - before):
-            os.kill(pid, signal.SIGKILL)
+            shoot(pid)
         with pytest.raises(SandboxError):
             session.run(["1 + 1"])
         with pytest.raises(SandboxError):
@@ -740,7 +746,7 @@ def test_interpreters_killed_at_random_moments() -> None:
         for number in range(25):
             others = [pid for pid in descendants(family[0]) if pid not in spare]
             victim = chance.choice(others)
-            timer = threading.Timer(chance.random() / 50, os.kill, (victim, signal.SIGKILL))
+            timer = threading.Timer(chance.random() / 50, shoot, (victim,))
             timer.start()
             [execution] = session.run(["sum(range(100_000))"])
             assert execution.value == sum(range(100_000)) or execution.error_kind is ErrorKind.DIED
@@ -748,3 +754,24 @@ def test_interpreters_killed_at_random_moments() -> None:
             assert session.run([f"{number}"])[0].error_kind in (None, ErrorKind.DIED)
     finally:
         session.close()
+
+
+def test_a_tree_of_folders_too_deep_to_copy(session: Sandbox) -> None:
+    code = """
+    import os
+    for _ in range(3000):
+        os.mkdir('d'); os.chdir('d')
+    """
+    attack(session, code)
+    [first, _] = session.run(["1", "2"])
+    assert first.error is not None and "folder" in first.error
+
+
+def test_a_full_folder_costs_older_states_and_says_so(session: Sandbox) -> None:
+    code = "import os\nfor i in range(3):\n    with open(f'f{i}', 'wb') as f: f.write(os.urandom(7 << 20))"
+    session.run(["x = 1"])
+    session.run([code])
+    session.run(["x = 2"])
+    [execution] = session.run(["os._exit(1)"])
+    [after] = session.run(["x"])
+    assert after.value == 2 or "state was lost" in (execution.error or "")

@@ -1,0 +1,94 @@
+"""The stream to a jail's supervisor: frames out from any thread, frames in for the one that reads.
+
+Guaranteed: a lost or broken stream is a SandboxError, the same one every time, with what the jail had to say
+on its stderr; `close` may be called again. Frames from interpreters are handed on unread.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from agentdistill.clients import protocol
+from agentdistill.clients.protocol import ProtocolError
+from agentdistill.errors import SandboxError
+from agentdistill.types import Json
+
+
+class Link:
+    """`end` is called once, when the stream has been closed; it returns the jail's last words."""
+
+    def __init__(
+        self,
+        stream: socket.socket,
+        end: Callable[[], str],
+        on_event: Callable[[dict[str, Json]], None],
+        on_message: Callable[[int, bytes], None],
+    ) -> None:
+        self._stream = stream
+        self._end = end
+        self._on_event = on_event
+        self._on_message = on_message
+        self._frames = protocol.Frames()
+        self._sending = threading.Lock()
+        self._closed = False
+        self._lost: SandboxError | None = None
+
+    def check(self) -> None:
+        if self._lost is not None:
+            raise self._lost
+        if self._closed:
+            raise SandboxError("the session is closed")
+
+    def close(self) -> str:
+        if self._closed:
+            return ""
+        self._closed = True
+        self._stream.close()
+        return self._end()
+
+    def lose(self, message: str) -> SandboxError:
+        """The error to raise now and from here on; ends the jail, for its last words."""
+        if self._lost is None:
+            words = self.close()
+            self._lost = SandboxError(f"{message}: {words}" if words else message)
+        return self._lost
+
+    def send(self, channel: int, message: Mapping[str, Json]) -> None:
+        data = protocol.frame(channel, message)
+        try:
+            with self._sending:
+                self._stream.sendall(data)
+        except OSError:
+            raise self.lose("the jail is gone") from None
+
+    def wait(self, done: Callable[[], bool], seconds: float, problem: str) -> None:
+        """Read until `done`. In vain: SandboxError(problem), TimeoutError if there is no text for it."""
+        until = time.monotonic() + seconds
+        while not done():
+            left = until - time.monotonic()
+            if left <= 0:
+                raise self.lose(problem) if problem else TimeoutError
+            self.pump(left)
+
+    def pump(self, seconds: float) -> None:
+        """Handle what comes within the time; return after the first piece."""
+        try:
+            if not select.select([self._stream], [], [], seconds)[0]:
+                return
+            data = self._stream.recv(1 << 18)
+        except (OSError, ValueError):
+            data = b""
+        if not data:
+            raise self.lose("the jail is gone")
+        try:
+            for channel, body in self._frames.feed(data):
+                if channel == 0:
+                    self._on_event(protocol.parse(body))
+                else:
+                    self._on_message(channel, body)
+        except ProtocolError as problem:
+            raise self.lose(f"the jail's supervisor sends nonsense: {problem}") from None
