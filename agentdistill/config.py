@@ -1,7 +1,8 @@
 """Settings of the commands: flags beat environment beat file beat default.
 
     file          --config FILE.toml, one table a command: [generate], [eval], [train], ...
-    environment   AGENTDISTILL_<FIELD>, for every command that has the field (AGENTDISTILL_SANDBOX=docker)
+    environment   AGENTDISTILL_<FIELD>, for every command that has the field (AGENTDISTILL_SANDBOX=docker);
+                  several values with commas between them (AGENTDISTILL_TOOL=a.py:A,b.py:B)
 
 Guaranteed: an unknown key, a wrong type or a broken file is a ConfigError of one line that names it. Stages
 never see these classes: commands turn them into the arguments that stages take.
@@ -82,9 +83,9 @@ def load(kind: type[_C], table: str, file: Path | None, flags: Mapping[str, Any]
     values: dict[str, Any] = {}
     if file is not None:
         values.update(_table(file, table))
-    for field in kind.model_fields:
-        if (text := os.environ.get(ENVIRONMENT + field.upper())) is not None:
-            values[field] = text
+    for name, field in kind.model_fields.items():
+        if (text := os.environ.get(ENVIRONMENT + name.upper())) is not None:
+            values[name] = text.split(",") if field.default == () else text
     values.update({name: value for name, value in flags.items() if value is not None and value != ()})
     try:
         return kind.model_validate(values)
@@ -103,6 +104,9 @@ def _table(file: Path, table: str) -> Mapping[str, Any]:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
+    for name, value in content.items():
+        if not isinstance(value, dict) and name != table:
+            raise ConfigError(f"{file}: {name!r} stands outside a table", f"put it under [{table}]")
     values = content.get(table, {})
     if not isinstance(values, dict):
         raise ConfigError(f"{file}: {table} must be a table, [{table}]")
