@@ -12,7 +12,6 @@ from typing import Any
 
 from smolagents.local_python_executor import CodeOutput, PythonExecutor
 
-from agentdistill.errors import InfrastructureError
 from agentdistill.types import Execution, Sandbox
 
 
@@ -26,7 +25,7 @@ class SandboxExecutor(PythonExecutor):
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
         self.executions: list[Execution] = []
-        self.failure: InfrastructureError | None = None
+        self.failure: Exception | None = None
         # CodeAgent looks here for the prints of a step that failed.
         self.state: dict[str, Any] = {}
 
@@ -50,6 +49,6 @@ class SandboxExecutor(PythonExecutor):
     def _guarded(self, call: Any) -> Any:
         try:
             return call()
-        except InfrastructureError as error:
+        except Exception as error:
             self.failure = self.failure or error
             raise

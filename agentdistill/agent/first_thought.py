@@ -22,6 +22,8 @@ from agentdistill.types import Completion, Json, Message, Sampling, Task, Though
 MAX_WORDS = 45
 """A first thought's cap. Ours: about 60 tokens, two to three sentences."""
 MIN_WORDS = 4
+COT_TOKENS = 256
+"""New tokens of a chain of thought at most. Ours."""
 STEP_CALL_MARK = "Observation:"
 """CodeAgent's step calls, and no others, have this among their stop sequences."""
 
@@ -197,8 +199,8 @@ _UNITS = {word: number for number, word in enumerate(_SMALL.split())} | {
 _SCALES = {"thousand": 1000, "million": 1_000_000}
 
 
-def draw(model: BaseModel, prompt: str, task: Task, sampling: Sampling) -> Completion:
+def draw(model: BaseModel, prompt: str, task: Task, seed: int) -> Completion:
     """The chain of thought the first thought is cut from (T = 0, as in the paper)."""
     messages = [Message(role="system", content=prompt), Message(role="user", content=task.question)]
-    cot_sampling = Sampling(temperature=0.0, max_tokens=min(sampling.max_tokens, 400), seed=sampling.seed)
+    cot_sampling = Sampling(temperature=0.0, max_tokens=COT_TOKENS, seed=seed)
     return model.sample(messages, sampling=cot_sampling)[0]

@@ -1,8 +1,8 @@
 """Turns what CodeAgent did into Steps, and brings back what it swallowed.
 
 CodeAgent turns an executor's exception into an observation and a failed max-steps call into the *answer*.
-Guaranteed: an InfrastructureError of the model or the executor, met anywhere in the attempt, is raised again
-by `Recorder.finish`, so the attempt counts as failed and never as a wrong answer.
+Guaranteed: an exception of the model or the executor, met anywhere in the attempt, is raised again by
+`Recorder.raise_failure`, so the attempt counts as failed and never as a wrong answer.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from smolagents.memory import ActionStep
 from smolagents.models import ChatMessage
 
 from agentdistill.agent.executor import SandboxExecutor
-from agentdistill.errors import InfrastructureError
 from agentdistill.models.base import BaseModel
 from agentdistill.types import Completion, ErrorKind, Json, Message, Sampling, Step
 
 
 class AttemptModel(BaseModel):
-    """The outermost model of one attempt: fixes its sampling and remembers infrastructure errors."""
+    """The outermost model of one attempt: fixes its sampling and remembers what its calls raised."""
 
     def __init__(self, model: BaseModel, sampling: Sampling) -> None:
         super().__init__(model.model_id, sampling)
         self.model = model
-        self.failure: InfrastructureError | None = None
+        self.failure: Exception | None = None
 
     def fingerprint(self) -> dict[str, Json]:
         return self.model.fingerprint()
@@ -45,7 +44,7 @@ class AttemptModel(BaseModel):
     def generate(self, *args: Any, **kwargs: Any) -> ChatMessage:
         try:
             return super().generate(*args, **kwargs)
-        except InfrastructureError as error:
+        except Exception as error:
             self.failure = self.failure or error
             raise
 
@@ -67,7 +66,7 @@ class Recorder:
         return {ActionStep: self._on_step}
 
     def raise_failure(self) -> None:
-        """Raise the infrastructure error the attempt met, if any."""
+        """Raise the error that model or executor met, if any: an InfrastructureError, or a bug of ours."""
         failure = self.model.failure or self.executor.failure
         if failure is not None:
             raise failure
@@ -81,6 +80,8 @@ class Recorder:
         if isinstance(memory_step.error, AgentMaxStepsError):
             self.reached_max_steps = True
             return
+        if self.executor.failure is not None and agent is not None:
+            agent.interrupt()  # no point in going on in a lost sandbox
         if memory_step.model_output is None:
             return  # the model's call failed: `raise_failure` tells
         ran = self.executor.executions[self._executed :]

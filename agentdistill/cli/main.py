@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 stopped by Ctrl
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -63,26 +63,24 @@ def _root(
 ) -> None: ...
 
 
+# Typer carries a click of its own whose module is private; its public BadParameter is a click UsageError.
+_UsageError: Any = typer.BadParameter.__bases__[0]
+
+
 def main() -> None:
     """Entry point: turns errors into one line and an exit code."""
-    import click
-
     try:
         code = app(standalone_mode=False)
     except AgentDistillError as error:
         sys.stderr.write(f"agentdistill: {error}\n")
         code = error.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        sys.stderr.write(error.format_message() + "\n")
+    except _UsageError as error:
+        context, message = error.ctx, error.format_message()
+        hint = f" (see `{context.command_path} --help`)" if context else ""
+        if message:  # a group called without a command has printed its help already
+            sys.stderr.write(f"agentdistill: {message}{hint}\n")
         code = 2
-    except click.UsageError as error:
-        hint = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
-        sys.stderr.write(f"agentdistill: {error.format_message()}{hint}\n")
-        code = 2
-    except click.ClickException as error:
-        sys.stderr.write(f"agentdistill: {error.format_message()}\n")
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("agentdistill: stopped; the work so far is kept, the same command goes on\n")
         code = 130
     except BrokenPipeError:

@@ -78,6 +78,7 @@ class Session:
         self._first = 0  # never runs code: the state no failure can take away
         self._live = 0
         self._parked: list[int] = []  # the states after each step, newest last; entries may repeat
+        self._parking: int | None = None  # the order for a twin that is not answered yet
         self._dropped = 0  # how many of the oldest of them are gone
         self._candidates: list[int] = []
         try:
@@ -99,7 +100,7 @@ class Session:
         self._begin()
         if len(codes) == 1:
             return [self._single(codes[0])]
-        ids, _ = self._fork(self._live, len(codes))
+        ids = self._fork(self._live, len(codes))
         if not ids:
             error = "OSError: no room for copies of the session's folder: delete files first"
             return [Execution(error=error, error_kind=ErrorKind.EXCEPTION) for _ in codes]
@@ -109,7 +110,7 @@ class Session:
 
     def keep(self, index: int) -> None:
         """Make candidate `index` of the last run the session. A candidate that died keeps the old state."""
-        self._link.check()
+        self._settle()
         if not 0 <= index < len(self._candidates):
             raise ValueError(f"no candidate {index} to keep")
         node = self._candidates.pop(index)
@@ -124,7 +125,7 @@ class Session:
 
     def undo(self, steps: int) -> None:
         """Go back `steps` steps. ValueError if fewer were taken or the state is no longer held."""
-        self._link.check()
+        self._settle()
         held = len(self._parked) - (1 if self._dropped else 0)
         if not 0 <= steps <= held:
             raise ValueError(f"{steps} steps cannot be undone: {held} are held")
@@ -175,7 +176,7 @@ class Session:
 
     def _begin(self) -> None:
         """Before a step: drop what was not kept, hear of deaths since, have a live interpreter."""
-        self._link.check()
+        self._settle()
         self._drop_candidates()
         self._link.pump(0)
         if self._live in self._dead:
@@ -187,7 +188,7 @@ class Session:
             node = self._parked[index] if index >= 0 else self._first
             if node == NO_TWIN or node in self._dead:
                 continue
-            ids, _ = self._fork(node, 1)
+            ids = self._fork(node, 1)
             if ids and self._await_ready(ids[0]):
                 self._live = ids[0]
                 lost = len(self._parked) - 1 - index
@@ -209,12 +210,20 @@ class Session:
         return node not in self._dead
 
     def _park(self) -> None:
-        """Leave a twin of the live interpreter behind, without waiting for it."""
+        """Order a twin of the live interpreter. The answer is taken up by the next call, not waited for."""
         self._link.send(0, {"op": "sweep"})
-        ids, full = self._fork(self._live, 1, twin=True)
+        self._parking = self._order_fork(self._live, 1, twin=True)
+
+    def _settle(self) -> None:
+        """Take up the answer to the last `_park`."""
+        self._link.check()
+        if self._parking is None:
+            return
+        ids, full = self._forks(self._parking)
+        self._parking = None
         while full and any(self._parked):  # its folder doesn't fit: older states make room
             self._drop_oldest()
-            ids, full = self._fork(self._live, 1, twin=True)
+            ids, full = self._forks(self._order_fork(self._live, 1, twin=True))
         self._push(ids[0] if ids else NO_TWIN)
 
     def _push(self, node: int) -> None:
@@ -234,11 +243,18 @@ class Session:
             self._candidates = []
             self._link.send(0, {"op": "sweep"})
 
-    def _fork(self, node: int, count: int, twin: bool = False) -> tuple[list[int], bool]:
-        """Order forks; the supervisor answers at once with their numbers. None, and True: no room."""
+    def _fork(self, node: int, count: int) -> list[int]:
+        """New forks of an interpreter; none if it is gone or there is no room for copies of its folder."""
+        return self._forks(self._order_fork(node, count))[0]
+
+    def _order_fork(self, node: int, count: int, twin: bool = False) -> int:
         self._numbers += 1
-        tag = self._numbers
-        self._link.send(0, {"op": "fork", "from": node, "count": count, "twin": twin, "tag": tag})
+        order = {"op": "fork", "from": node, "count": count, "twin": twin, "tag": self._numbers}
+        self._link.send(0, order)
+        return self._numbers
+
+    def _forks(self, tag: int) -> tuple[list[int], bool]:
+        """The supervisor's answer to an order: the forks' numbers, and whether there was no room for them."""
         self._link.wait(lambda: tag in self._forked, FORK_SECONDS, "the supervisor does not answer")
         answer = self._forked.pop(tag)
         return answer["ids"], answer["full"]

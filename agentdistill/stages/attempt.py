@@ -139,7 +139,7 @@ def _first_thought(
         return FirstThought(), Usage()
     if rule not in FIRST_THOUGHTS:
         raise UsageError(f"first thought {rule!r} is none of {', '.join(FIRST_THOUGHTS)}, and no file")
-    cot = thoughts.draw(model, settings.prompts.chain_of_thought, task, sampling)
+    cot = thoughts.draw(model, settings.prompts.chain_of_thought, task, sampling.seed)
     cost = Usage(cot.tokens_in, cot.tokens_out)
     correct, _, _ = grader.grade(thoughts.final_answer(cot.text) or None, task)
     cut_rule = "paragraph" if rule == "paragraph" else "content"

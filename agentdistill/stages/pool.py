@@ -8,6 +8,9 @@ KeyboardInterrupt; a second one stops at once. Only the calling thread writes.
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -64,6 +67,7 @@ def run_jobs(
     running: dict[Future[Trajectory], tuple[Job, int]] = {}
     progress.begin(stage, len(listed))
     progress.update(skipped, "resumed" if skipped else "")
+    stopping, restore = _stop_on_ctrl_c(progress)
     pool = ThreadPoolExecutor(concurrency, thread_name_prefix=stage)
 
     def store(future: Future[Trajectory]) -> None:
@@ -74,7 +78,7 @@ def run_jobs(
         except InfrastructureError as error:
             run.append_failure(job.key, job.task, error, tries)
             if tries < TRIES:
-                waiting.append((job, tries + 1))
+                waiting.appendleft((job, tries + 1))  # at once: a broken jail shows soon
                 return
             parked += 1
             progress.message(f"parked {job.task.id} after {tries} tries: {error}")
@@ -86,21 +90,42 @@ def run_jobs(
         progress.update(skipped + finished + parked, f"{parked} parked" if parked else "")
 
     try:
-        while waiting or running:
-            while waiting and len(running) < concurrency:
+        while running or (waiting and not stopping.is_set()):
+            while waiting and len(running) < concurrency and not stopping.is_set():
                 job, tries = waiting.popleft()
                 running[pool.submit(attempt, job)] = (job, tries)
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 store(future)
-    except KeyboardInterrupt:
-        progress.message(
-            f"stopping: {len(running)} attempts in flight are finished first (Ctrl-C again: at once)"
-        )
-        for future in wait(running).done:
-            store(future)
-        raise
+        if stopping.is_set():
+            raise KeyboardInterrupt
     finally:
+        restore()
         pool.shutdown(wait=False, cancel_futures=True)
         progress.end()
     return PoolResult(finished, skipped, parked, time.monotonic() - started)
+
+
+def _stop_on_ctrl_c(progress: Progress) -> tuple[threading.Event, Callable[[], None]]:
+    """An event that the first Ctrl-C sets, and what puts the old handler back.
+
+    A flag and no exception, because KeyboardInterrupt between a write and its bookkeeping would lose a
+    finished attempt. Outside the main thread no handler can be set: there Ctrl-C is the caller's affair.
+    """
+    stopping = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        return stopping, lambda: None
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(number: int, frame: object) -> None:
+        if stopping.is_set():
+            os._exit(130)  # the second Ctrl-C: at once; what is stored is stored
+        stopping.set()
+        progress.message("stopping: attempts in flight are finished first (Ctrl-C again: at once)")
+
+    signal.signal(signal.SIGINT, stop)
+
+    def restore() -> None:
+        signal.signal(signal.SIGINT, before)
+
+    return stopping, restore

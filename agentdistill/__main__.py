@@ -1,0 +1,5 @@
+"""`python -m agentdistill`."""
+
+from agentdistill.cli.main import main
+
+main()
