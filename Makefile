@@ -48,7 +48,7 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.made $(INPUTS)
-	$(PIP) install $(TORCH)
+	$(PIP) install -c constraints.txt $(TORCH)
 	$(PIP) install -c constraints.txt -e .
 	@touch $@
 
