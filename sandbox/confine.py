@@ -8,10 +8,8 @@ refused, other ABIs of the same machine (x32, 32-bit) are killed. Not guaranteed
 kernel has no holes; the filter makes its surface smaller, the namespaces are the wall.
 """
 
-import ctypes
 import errno
 import os
-import platform
 import resource
 import struct
 
@@ -59,7 +57,7 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 
 def seccomp_filter(machine=None):
     """The filter program as bytes, as `bwrap --seccomp FD` and prctl take it."""
-    machine = machine or platform.machine()
+    machine = machine or os.uname().machine
     if machine not in ARCHITECTURES:
         raise OSError(f"no seccomp filter for the architecture {machine}")
     column, audit = ARCHITECTURES[machine]
@@ -109,18 +107,21 @@ def seccomp_filter(machine=None):
 
 # ---------------------------------------------------------------------- inside the jail
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
+_PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
 _PR_SET_CHILD_SUBREAPER, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 36, 47, 4
 _CAPABILITY_VERSION_3 = 0x20080522
 
 
 def _libc():
-    return ctypes.CDLL(None, use_errno=True)
+    import ctypes  # not above: launch.py only wants the filter
+
+    return ctypes.CDLL(None, use_errno=True), ctypes.get_errno
 
 
-def _prctl(libc, option, value=0):
+def _prctl(option, value=0):
+    libc, error = _libc()
     if libc.prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl {option}")
+        raise OSError(error(), f"prctl {option}")
 
 
 def settle_supervisor(uid):
@@ -129,9 +130,9 @@ def settle_supervisor(uid):
     As root there is no user namespace: the supervisor takes the real id uid+1 and the effective id uid,
     the interpreters all ids uid. So it can signal them and make their folders, and they can't signal it.
     """
-    libc = _libc()
-    _prctl(libc, _PR_SET_CHILD_SUBREAPER, 1)
-    _prctl(libc, _PR_SET_NO_NEW_PRIVS, 1)
+    libc, error = _libc()
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     if uid is not None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
@@ -139,13 +140,13 @@ def settle_supervisor(uid):
     libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     if libc.capset(header, bytes(24)) != 0:
-        raise OSError(ctypes.get_errno(), "capset")
-    _prctl(libc, _PR_SET_DUMPABLE, 0)
+        raise OSError(error(), "capset")
+    _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def settle_process_backend():
     """Without a jail there is only one thing to do: adopt orphans, so that they can be killed."""
-    _prctl(_libc(), _PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def settle_interpreter(uid, limits):
@@ -170,4 +171,4 @@ def settle_interpreter(uid, limits):
     if uid is not None:
         os.setresuid(uid, uid, uid)
     if limits["jailed"]:
-        _prctl(_libc(), _PR_SET_DUMPABLE, 0)  # changing ids has reset it
+        _prctl(_PR_SET_DUMPABLE, 0)  # changing ids has reset it

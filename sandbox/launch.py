@@ -1,6 +1,6 @@
 """Start a session's jail: build the command line of the backend and become it.
 
-    python -I launch.py --jail bubblewrap|process --limits '{"memory_mb": ...}' [--bwrap FILE] [--folder DIR]
+    python -I launch.py --jail bubblewrap|process --limits '{"memory_mb": ...}' --bwrap FILE|--folder DIR
 
 The session's stream is this program's stdin and stdout. The interpreter that runs this file is the one
 that runs in the jail, with its standard library, the shared libraries of the system and the few packages
@@ -11,13 +11,10 @@ kernel doesn't enforce RLIMIT_NPROC on root, whatever the namespace: the jail st
 capabilities and gives them up for an unused user id before model code runs (confine.settle_supervisor).
 """
 
-import argparse
 import contextlib
 import importlib.util
 import json
 import os
-import platform
-import random
 import sys
 import sysconfig
 
@@ -34,17 +31,18 @@ FLAGS = ("-s", "-S", "-P", "-B")  # -I would ignore PYTHONHASHSEED; the environm
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--jail", required=True, choices=["bubblewrap", "process"])
-    parser.add_argument("--limits", required=True, type=json.loads)
-    parser.add_argument("--bwrap", default="bwrap")
-    parser.add_argument("--folder", help="where a session without a jail keeps its files")
-    given = parser.parse_args()
-    config = {**given.limits, "jail": given.jail}
-    if given.jail == "process":
-        command, environment = process_command(config, given.folder)
-    else:
-        command, environment = bubblewrap_command(config, given.bwrap)
+    given = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=False))  # argparse takes 8 ms to import
+    jail = given.get("--jail")
+    try:
+        config = {**json.loads(given["--limits"]), "jail": jail}
+        if jail == "process":
+            command, environment = process_command(config, given["--folder"])
+        elif jail == "bubblewrap":
+            command, environment = bubblewrap_command(config, given["--bwrap"])
+        else:
+            sys.exit(f"launch.py: no jail is called {jail!r}")
+    except KeyError as missing:
+        sys.exit(f"launch.py: {missing.args[0]} is missing")
     try:
         os.execve(command[0], command, environment)  # noqa: S606
     except OSError as error:
@@ -217,7 +215,7 @@ def compiled_programs():
 
 def seccomp_fd():
     reader, writer = os.pipe()
-    os.write(writer, confine.seccomp_filter(platform.machine()))
+    os.write(writer, confine.seccomp_filter())
     os.close(writer)
     os.set_inheritable(reader, True)
     return reader
@@ -229,10 +227,10 @@ def session_uid():
         ranges = [tuple(map(int, line.split())) for line in lines]
     start, _, length = max(ranges, key=lambda row: row[2])
     if start + length > 2_100_000_000:
-        return 2_000_000_000 + 2 * random.SystemRandom().randrange(50_000_000)
+        return 2_000_000_000 + 2 * (int.from_bytes(os.urandom(4), "big") % 50_000_000)
     if length < 4_000:
         sys.exit(f"root is mapped to only {length} user ids here, so processes cannot be limited")
-    return start + 2_000 + 2 * random.SystemRandom().randrange((length - 2_000) // 2 - 1)
+    return start + 2_000 + 2 * (int.from_bytes(os.urandom(4), "big") % ((length - 2_000) // 2 - 1))
 
 
 if __name__ == "__main__":
