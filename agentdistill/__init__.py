@@ -1,3 +1,57 @@
-"""agentdistill: distil a large tool-using agent into a small one anybody can run."""
+"""agentdistill: distil a large tool-using agent into a small one anybody can run.
+
+The verbs of the command line as functions; each is imported when it is first used:
+
+    from agentdistill import generate, grade, curate, train, evaluate
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentdistill.models.spec import open_model
+    from agentdistill.prompts import load_prompts
+    from agentdistill.stages.attempt import AttemptSettings
+    from agentdistill.stages.curate import curate
+    from agentdistill.stages.evaluate import evaluate
+    from agentdistill.stages.generate import generate
+    from agentdistill.stages.grade import grade
+    from agentdistill.stages.train import train
+    from agentdistill.tasks.families import make_tasks
+    from agentdistill.tasks.load import load_tasks
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AttemptSettings",
+    "curate",
+    "evaluate",
+    "generate",
+    "grade",
+    "load_prompts",
+    "load_tasks",
+    "make_tasks",
+    "open_model",
+    "train",
+]
+
+_HOMES = {
+    "AttemptSettings": "stages.attempt",
+    "curate": "stages.curate",
+    "evaluate": "stages.evaluate",
+    "generate": "stages.generate",
+    "grade": "stages.grade",
+    "load_prompts": "prompts",
+    "load_tasks": "tasks.load",
+    "make_tasks": "tasks.families",
+    "open_model": "models.spec",
+    "train": "stages.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
