@@ -527,7 +527,10 @@ def test_a_forged_result_speaks_for_this_step_only(session: Sandbox) -> None:
     code = (
         FORGE
         + """
-for run in range(50):
+import sys
+frame = sys._getframe()
+while frame and 'message' not in frame.f_locals: frame = frame.f_back
+for run in [frame.f_locals['message']['run'] if frame else '', *range(50)]:
     send(json.dumps({'op': 'result', 'run': run, 'logs': 'forged', 'cut': 0, 'value': 'forged',
                      'final': True, 'error': None, 'kind': None}).encode())
 """

@@ -49,7 +49,8 @@ def test_states(sentence: str, answer: str, said: bool) -> None:
 def test_content_skips_openers_and_keeps_the_plan() -> None:
     cot = (
         "To find the number of bottles, we need to follow these steps:\n\n"
-        "1. **Multiply** the 17 crates by the 36 bottles in each crate.\n2. 17 × 36 = 612\n\nThe answer is 612."
+        "1. **Multiply** the 17 crates by the 36 bottles in each crate.\n"
+        "2. 17 × 36 = 612\n\nThe answer is 612."
     )
     assert cut(cot, TASK, "content") == (
         ThoughtStatus.USED,
