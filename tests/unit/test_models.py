@@ -100,7 +100,7 @@ def test_a_template_sees_the_special_tokens() -> None:
 
 HOSTILE = {
     "climbs to the classes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-    "climbs through a global": "{{ raise_exception.__globals__ }}",
+    "climbs through a global": "{{ raise_exception.__globals__['json'] }}",
     "changes the messages": "{{ messages.append(1) }}",
     "counts for ever": "{% for i in range(10**9) %}{% endfor %}",
     "formats its way out": "{{ '{0.__class__.__mro__}'.format(1) }}{{ ''.__class__.__mro__[1] }}",
