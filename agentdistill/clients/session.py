@@ -12,6 +12,7 @@ A session may be used from any thread, by one at a time.
 
 from __future__ import annotations
 
+import secrets
 import socket
 import threading
 import time
@@ -41,7 +42,7 @@ class _Step:
 
     code: str
     node: int
-    number: int = 0
+    name: str = ""  # drawn at random when it starts, so that an earlier step cannot answer for it
     started: float = 0.0
     running: bool = False
     left: float = 0.0  # seconds of the deadline still unused
@@ -297,15 +298,14 @@ class Session:
         return [step.result for step in steps if step.result is not None]
 
     def _start(self, step: _Step) -> None:
-        self._numbers += 1
-        step.number = self._numbers
+        step.name = secrets.token_hex(8)
         step.started = step.ticking = time.monotonic()
         step.left = self._limits.seconds
         step.running = True
         if step.node in self._dead:
             self._bury(step, self._dead[step.node])
             return
-        self._link.send(step.node, {"op": "run", "run": step.number, "code": step.code})
+        self._link.send(step.node, {"op": "run", "run": step.name, "code": step.code})
 
     def _patience(self, running: list[_Step]) -> float:
         now = time.monotonic()
@@ -440,7 +440,7 @@ class Session:
             message = protocol.parse(body)
             kind = message.get("op")
             if kind == "result":
-                if step is not None and step.result is None and message.get("run") == step.number:
+                if step is not None and step.result is None and message.get("run") == step.name:
                     self._finish(step, message)
             elif kind == "call":
                 self._call(step, node, message)

@@ -535,7 +535,8 @@ for run in [frame.f_locals['message']['run'] if frame else '', *range(50)]:
                      'final': True, 'error': None, 'kind': None}).encode())
 """
     )
-    session.run([code])
+    [own] = session.run([code])
+    assert own.value == "forged"  # about itself it can lie
     for number in range(3):
         [execution] = session.run([f"{number}"])
         assert execution.value == number and not execution.is_final
