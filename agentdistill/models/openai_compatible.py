@@ -15,6 +15,7 @@ from typing import Any
 
 from agentdistill.errors import ModelError
 from agentdistill.models.base import BaseModel
+from agentdistill.models.template import sendable
 from agentdistill.types import Completion, FinishReason, Json, Message, Sampling
 
 # No model opens a reply with this by itself, so an echoed prefix and a continued one can be told apart.
@@ -66,6 +67,7 @@ class OpenAICompatibleModel(BaseModel):
         sampling: Sampling | None = None,
     ) -> list[Completion]:
         sampling = sampling or self.sampling
+        prefix = sendable(prefix)
         rung = self._working_rung() if prefix else ""
         drawn: list[Completion] = []
         while len(drawn) < n:
@@ -109,7 +111,9 @@ class OpenAICompatibleModel(BaseModel):
     ) -> list[Completion]:
         from openai import OpenAIError
 
-        turns: list[dict[str, Any]] = [dict(message) for message in messages]
+        turns: list[dict[str, Any]] = [
+            {"role": message["role"], "content": sendable(message["content"])} for message in messages
+        ]
         extra: dict[str, Any] = {}
         if rung in ("continue", "trailing"):
             turns.append({"role": "assistant", "content": prefix})
@@ -167,7 +171,7 @@ def _completions(reply: Any, prefix: str, rung: str) -> list[Completion]:
 
 def _continuation(text: str, prefix: str, rung: str) -> tuple[str, str]:
     """The text after the prefix (some servers echo it, some do not) and how the prefix was delivered."""
-    text = text.encode("utf-8", "replace").decode()  # half an emoji, escaped, could not be sent back
+    text = sendable(text)  # half an emoji, escaped, could not be stored or sent back
     if prefix and text.lstrip().startswith(prefix.strip()):
         return text.lstrip()[len(prefix.strip()) :], rung
     return text, _IGNORED if rung == "emulated" else rung

@@ -45,7 +45,12 @@ class ChatTemplate:
             )
         except Exception as error:  # a template is a program: it can fail in any way
             raise ModelError(f"the model's chat template refuses this conversation: {error}") from error
-        return text + prefix
+        return sendable(text + prefix)
+
+
+def sendable(text: str) -> str:
+    """The text with every half of a surrogate pair, which no engine reads, as a question mark."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _raise(message: str) -> Any:
