@@ -279,11 +279,31 @@ def read_trajectories(folder: Path) -> Iterator[Trajectory]:
         return
     for number, row in enumerate(_rows(path), 1):
         try:
-            yield Trajectory.from_json(row)
+            trajectory = Trajectory.from_json(row)
+            _check_types(trajectory)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunDirectoryError(
                 f"{path} line {number} is not a trajectory: {type(error).__name__} {error}", _RESTORE
             ) from error
+        yield trajectory
+
+
+def _check_types(trajectory: Trajectory) -> None:
+    """What the stages compute with, in a row that was edited by hand. Raises TypeError naming the field."""
+    task = trajectory.task
+    texts = {"id": trajectory.id, "model": trajectory.model, "task.id": task.id}
+    texts |= {"task.question": task.question, "task.answer": task.answer, "answer": trajectory.answer or ""}
+    for i, message in enumerate(trajectory.messages):
+        texts |= {f"messages.{i}.role": message["role"], f"messages.{i}.content": message["content"]}
+    for i, step in enumerate(trajectory.steps):
+        texts |= {f"steps.{i}.thought": step.thought, f"steps.{i}.observation": step.observation}
+        texts |= {f"steps.{i}.code": step.code or "", f"steps.{i}.error": step.error or ""}
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise TypeError(f"{name} is not text")
+    for name, number in to_json(trajectory.usage).items():
+        if not isinstance(number, (int, float)):
+            raise TypeError(f"usage.{name} is not a number")
 
 
 def read_scores(folder: Path) -> dict[str, Score]:
@@ -295,6 +315,8 @@ def read_scores(folder: Path) -> dict[str, Score]:
     for number, row in enumerate(_rows(path), 1):
         try:
             score = Score(**row)
+            if not isinstance(score.attempt, str) or not isinstance(score.correct, bool):
+                raise TypeError("attempt must be text, and correct true or false")
             scores[score.attempt] = score
         except TypeError as error:
             raise RunDirectoryError(

@@ -228,6 +228,14 @@ WRONG_FIELDS = {
     "a task of an unknown kind": ("task", {"id": "t", "question": "q", "answer": "a", "kind": "poem"}),
     "a first thought that is a text": ("first_thought", "hm"),
     "usage that is a number": ("usage", 3),
+    "usage that counts in words": ("usage", {"tokens_in": "many"}),
+    "an answer that is a number": ("answer", 50),
+    "an id that is a number": ("id", 7),
+    "messages that are texts": ("messages", ["hello"]),
+    "a message without content": ("messages", [{"role": "user"}]),
+    "a message of parts": ("messages", [{"role": "user", "content": [{"type": "text"}]}]),
+    "a step whose code is a list": ("steps", [{"thought": "t", "observation": "o", "code": ["x"]}]),
+    "a question that is null": ("task", {"id": "t", "question": None, "answer": "a", "kind": "math"}),
 }
 
 
@@ -583,7 +591,14 @@ def test_a_run_without_scores_says_how_to_get_them(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "row", ['{"attempt": "a"}', '{"attempt": [], "correct": true, "method": "m"}', '"a"', "{"]
+    "row",
+    [
+        '{"attempt": "a"}',
+        '{"attempt": [], "correct": true, "method": "m"}',
+        '"a"',
+        "{",
+        '{"attempt": "a", "correct": "yes", "method": "m"}',
+    ],
 )
 def test_a_bad_score_is_an_error_with_its_number(run: Path, row: str) -> None:
     (run / "scores.jsonl").write_text('{"attempt": "a", "correct": true, "method": "m"}\n' + row + "\n")
