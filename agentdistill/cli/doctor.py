@@ -17,7 +17,7 @@ Check = tuple[str, bool, str, str]
 def print_checks(checks: Sequence[Check]) -> None:
     for name, ok, detail, remedy in checks:
         hint = f"  -> {remedy}" if not ok and remedy else ""
-        typer.echo(f"{'ok ' if ok else 'no '} {name:<14}{detail}{hint}")
+        typer.echo(f"{'ok ' if ok else 'no '} {name:<20}{detail}{hint}")
 
 
 def doctor(as_json: o.AsJson = False) -> None:

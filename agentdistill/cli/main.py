@@ -81,9 +81,10 @@ def main() -> None:
             sys.stderr.write(f"agentdistill: {message}{hint}\n")
         code = 2
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("agentdistill: stopped; the work so far is kept, the same command goes on\n")
         code = 130
     except BrokenPipeError:
         code = 0  # the reader of our output went away (`| head`)
+    if code == 130:  # typer turns a KeyboardInterrupt into this code by itself
+        sys.stderr.write("agentdistill: stopped; the work so far is kept, the same command goes on\n")
     sys.stdout.flush()
     sys.exit(code if isinstance(code, int) else 0)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agentdistill.config import AttemptConfig
 from agentdistill.errors import UsageError
 
 if TYPE_CHECKING:
+    from agentdistill.config import AttemptConfig
     from agentdistill.models.base import BaseModel
     from agentdistill.stages.attempt import AttemptSettings
 
