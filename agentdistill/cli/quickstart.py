@@ -10,7 +10,7 @@ import typer
 from agentdistill.cli import options as o
 
 if TYPE_CHECKING:
-    from agentdistill.quickstart import QuickstartResult
+    from agentdistill.quickstart.report import QuickstartResult
 
 
 def quickstart(
@@ -29,8 +29,8 @@ def quickstart(
     Example: agentdistill quickstart --out quickstart
     """
     from agentdistill.cli.console import Bars, print_json
-    from agentdistill.quickstart import quickstart as run
-    from agentdistill.quickstart import summary
+    from agentdistill.quickstart.pipeline import quickstart as run
+    from agentdistill.quickstart.report import summary
 
     result = run(out, eval_file=eval_file, sandbox=sandbox or "auto", progress=Bars())
     if as_json:
@@ -43,7 +43,7 @@ def show(result: QuickstartResult) -> None:
     from rich.table import Table
 
     from agentdistill.cli.console import err
-    from agentdistill.quickstart import STUDENT, STUDENTS, seconds_without_download
+    from agentdistill.quickstart.report import STUDENT, STUDENTS, seconds_without_download
 
     table = Table(title=f"{STUDENT} on tasks it never saw", title_justify="left")
     for column in ("student", "tasks", "correct", "accuracy", "95 % interval"):
