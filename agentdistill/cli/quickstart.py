@@ -66,6 +66,6 @@ def show(result: QuickstartResult) -> None:
     student = result.out / "student"
     err.print(
         f"Next: agentdistill eval {result.out / 'tasks' / 'held-out.jsonl'} -o runs/mine --model {student} "
-        "--max-steps 2",
+        "--max-steps 1",
         markup=False,
     )

@@ -18,6 +18,7 @@ state that this program wrote with torch's loader: only resume folders that you 
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -146,6 +147,13 @@ def train(
 
 def load_student_tokenizer(base: Path) -> Any:
     """The tokenizer rows are encoded with and checkpoints carry: the base's, with the student template."""
+    modified = base.stat().st_mtime_ns if base.exists() else 0
+    return _student_tokenizer(base, modified)
+
+
+@functools.lru_cache(maxsize=2)
+def _student_tokenizer(base: Path, modified: int) -> Any:
+    # Reading a GGUF's vocabulary takes seconds, and encoding and training both need it.
     tokenizer = load_tokenizer(base)
     tokenizer.chat_template = student_chat_template(tokenizer)
     return tokenizer
