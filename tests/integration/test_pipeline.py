@@ -76,3 +76,20 @@ def test_teacher_to_student(tmp_path: Path) -> None:
         student.close()
     assert summary.all.n == 2
     assert summary.failed == 0
+
+    from agentdistill.models.transformers_model import TransformersModel
+
+    engine = TransformersModel(str(tmp_path / "student"))
+    question = [{"role": "user", "content": "Count: one, two, three"}]
+    first, second = engine.sample(
+        question,  # type: ignore[arg-type]
+        2,
+        prefix="one, two,",
+        stop=["five"],
+        sampling=Sampling(max_tokens=12),
+    )
+    assert first == second  # greedy
+    assert first.prefill == "tokens"
+    assert "five" not in first.text
+    assert 1 <= first.tokens_out <= 12
+    assert list(engine.fingerprint()["weights"]) == ["model.safetensors"]
