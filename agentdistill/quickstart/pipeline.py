@@ -53,6 +53,7 @@ LIVE_SEED, HELD_OUT_SEED = 7, 11
 TRAINING = replace(PRESETS["quick"], epochs=1.0, batch_size=2)
 """One pass in small steps: with about 110 rows of 190 tokens all there is time for on two cores."""
 
+
 class _Clock:
     """Wall seconds a stage, summed over the calls it took and kept in OUT/timings.json."""
 
@@ -217,5 +218,3 @@ def _unpack_recorded(folder: Path) -> Path:
     packed = shipped.joinpath("trajectories.jsonl.xz").read_bytes()
     write_atomic(folder / "trajectories.jsonl", lzma.decompress(packed).decode("utf-8"))
     return folder
-
-
