@@ -182,7 +182,7 @@ def _student_settings(sandbox: str) -> AttemptSettings:
     # One prompt and one limit for all three, so that only the weights differ. One step, because the teacher
     # needs 1.1 on these tasks, and a student that rambles takes all the steps it is given.
     return AttemptSettings(
-        prompts=load_prompts("student"), sampling=Sampling(max_tokens=128), max_steps=1, sandbox=sandbox
+        prompts=load_prompts("student"), sampling=Sampling(max_tokens=112), max_steps=1, sandbox=sandbox
     )
 
 

@@ -72,3 +72,11 @@ def test_a_broken_file_is_refused_in_one_line(tmp_path: Path, text: str, complai
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml cannot be read"):
         load_prompts(str(tmp_path / "nowhere.yaml"))
+
+
+def test_the_students_forced_final_call_shares_its_system_prompt() -> None:
+    """Else the engine computes the whole conversation again for that call."""
+    from agentdistill.agent.build import system_prompt
+
+    prompts = load_prompts("student")
+    assert prompts.content["final_answer"]["pre_messages"] == system_prompt(prompts)
