@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from agentdistill.clients import bubblewrap
 from agentdistill.clients.bubblewrap import open_bubblewrap
-from agentdistill.clients.memory import MemorySandbox
 from agentdistill.clients.process import open_process
 from agentdistill.errors import SandboxError, UsageError
 from agentdistill.types import Limits, Sandbox, SandboxTool
 
-SPECS = ("auto", "bubblewrap", "process", "memory")
+SPECS = ("auto", "bubblewrap", "process")
+"""The in-memory fake is no SPEC: it runs code in this process, so no flag, file or variable may name it."""
 
 
 def open_sandbox(
@@ -30,8 +30,6 @@ def open_sandbox(
     spec = _known(spec)
     if spec == "process":
         return open_process(given, limits)
-    if spec == "memory":
-        return MemorySandbox(given, limits)
     return open_bubblewrap(given, limits)
 
 
@@ -48,7 +46,7 @@ def _known(spec: str) -> str:
         return spec
     if spec in ("docker", "landlock") or spec.startswith(("docker:", "ws://", "wss://")):
         raise UsageError(f"the sandbox {spec!r} is not built yet", "use --sandbox bubblewrap")
-    raise UsageError(f"no sandbox is called {spec!r}", f"one of {', '.join(SPECS[:-1])}")
+    raise UsageError(f"no sandbox is called {spec!r}", f"one of {', '.join(SPECS)}")
 
 
 def doctor() -> list[tuple[str, bool, str, str]]:

@@ -82,6 +82,7 @@ def test_bad_rows_can_be_left_out_and_are_named(tmp_path: Path) -> None:
         (["nope"], "nope"),
         (["sandbox", "run", "none.py"], "none.py"),
         (["sandbox", "run", "tasks.jsonl", "--sandbox", "nope"], "nope"),
+        (["sandbox", "run", "tasks.jsonl", "--sandbox", "memory"], "memory"),
         (["train", "data", "-o", "c", "--student", "x", "--preset", "nope"], "nope"),
     ],
 )

@@ -85,7 +85,7 @@ def test_three_steps_give_the_same_tokens_in_a_stock_agent(server: Server) -> No
     task = Task("t", "What is 6 times 7?", "42")
     ours = ScriptedModel(REPLIES)
     with Grader() as grader:
-        run_attempt(task, 0, "key", ours, AttemptSettings(prompts=prompts, sandbox="memory"), grader)
+        run_attempt(task, 0, "key", ours, AttemptSettings(prompts=prompts), grader)
 
     model = OpenAIModel("student", api_base=f"http://127.0.0.1:{server.server_address[1]}/v1", api_key="none")
     stock = CodeAgent(
