@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+BENCH ?= *
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -14,7 +15,7 @@ help:
 	@echo 'make quickstart  the whole pipeline on this machine, with a report at the end'
 	@echo 'make test        run the tests            (ARGS="-m models" picks others)'
 	@echo 'make check       lint, format, types and the order of imports'
-	@echo 'make bench       run the benchmarks'
+	@echo 'make bench       run the benchmarks       (BENCH=sandbox runs one, ARGS="--quick")'
 	@echo 'make venv        an environment for development in $(VENV)'
 	@echo 'make clean       remove $(VENV) and everything built'
 
@@ -31,9 +32,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed-dev
-	@files=$$(ls benchmarks/bench_*.py 2>/dev/null); \
-	if [ -z "$$files" ]; then echo "There is no benchmarks/bench_*.py yet."; fi; \
-	for file in $$files; do $(BIN)/python "$$file" $(ARGS) || exit 1; done
+	@for file in benchmarks/$(BENCH).py; do $(BIN)/python "$$file" $(ARGS) || exit 1; done
 
 venv: $(VENV)/.installed-dev
 

@@ -1,0 +1,446 @@
+"""The sandbox beside what it competes with: smolagents' LocalPythonExecutor, a bare jail, a bare fork.
+
+    python benchmarks/sandbox.py [--quick] [--json] [--only step,start,...]
+
+Every ratio is of two things measured in turns in this very run, one thread each (OMP_NUM_THREADS=1), medians
+with the quartiles beside them. Not guaranteed: that another machine gives the same milliseconds, nor that a
+machine with other work on it meets the targets: compare ratios, and look at the spread.
+
+What is measured against what:
+- step: one line in a session that has been idle for 50 ms, against the same line in LocalPythonExecutor.
+- twin: from the reply of a step until the twin of its state is ready, against fork + wait of that very
+  process, called by code inside it.
+- loop: 100,000 turns of a `for`, against LocalPythonExecutor.
+- start: sessions opened past the warm pool, one line each, closed, against the jail's own command line with a
+  plain Python in it that makes the same imports and ends: mean of as many in a row.
+- candidates: eight forks with one line each, against eight times fork + wait of that very process; eight that
+  compute for 100 ms, against ceil(8 / cores) times one that does.
+- deadline: how long after its deadline `10**10**8` has been stopped; the worst of all.
+- leases: 200 idle sessions: the memory of all their processes (PSS: a shared page counts once), step p99.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+from agentdistill.clients.sandbox import open_sandbox
+from agentdistill.clients.session import Session
+from agentdistill.types import Limits
+
+CORES = len(os.sched_getaffinity(0))
+IDLE = 0.05  # seconds before a step that is timed: a model thinks for much longer
+LINE = "x = 1 + 1\nx"
+LOOP = "s = 0\nfor i in range(100_000):\n    s += i * i % 7\ns"
+FORKS = """
+import os, time
+def forks(count):
+    started = time.perf_counter()
+    for _ in range(count):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+    return (time.perf_counter() - started) * 1000
+"""
+COMPUTE = """
+import time
+def work(turns):
+    for _ in range(turns):
+        pass
+def turns(milliseconds):
+    count = 100_000
+    while True:
+        started = time.process_time()
+        work(count)
+        taken = (time.process_time() - started) * 1000
+        if taken > milliseconds:
+            return int(count * milliseconds / taken)
+        count *= 2
+"""
+
+
+@dataclass
+class Figure:
+    """One row. Times in milliseconds unless `unit` says otherwise; `ratio` is ours / against."""
+
+    name: str
+    ours: float
+    against: float | None
+    what: str  # what it is compared with
+    target: str
+    met: bool | None
+    unit: str = "ms"
+    spread: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        return self.ours / self.against if self.against else None
+
+
+def clock(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return (time.perf_counter() - started) * 1000
+
+
+def quartiles(times: list[float]) -> str:
+    if len(times) < 4:
+        return f"{min(times):.3g}..{max(times):.3g}"
+    low, _, high = statistics.quantiles(times, n=4)
+    return f"{low:.3g}..{high:.3g}"
+
+
+def compare(
+    name: str,
+    ours: list[float],
+    against: list[float],
+    what: str,
+    most: float,
+    middle: Any = statistics.median,
+) -> Figure:
+    mine, other = middle(ours), middle(against)
+    spread = f"{quartiles(ours)} | {quartiles(against)}"
+    return Figure(name, mine, other, what, f"<= {most:g} x", mine <= most * other, spread=spread)
+
+
+def session(limits: Limits | None = None) -> Session:
+    opened = open_sandbox("bubblewrap", limits=limits)
+    assert isinstance(opened, Session)
+    return opened
+
+
+def value(opened: Session, code: str) -> Any:
+    [execution] = opened.run([code])
+    if execution.error:
+        raise RuntimeError(execution.error)
+    return execution.value
+
+
+def local_executor() -> Callable[[str], Any]:
+    from smolagents.local_python_executor import LocalPythonExecutor
+
+    executor = LocalPythonExecutor([])
+    executor.send_tools({})
+    return executor
+
+
+# ---------------------------------------------------------------------- steps
+
+
+def twin_ready(opened: Session) -> None:
+    """Wait until the state after the last step is parked. Only a benchmark wants to know."""
+    opened.undo(0)
+    twin = opened._parked[-1]
+    opened._link.wait(lambda: twin in opened._ready, 5, "no twin")
+
+
+def step(rounds: int) -> Iterator[Figure]:
+    local = local_executor()
+    ours: list[float] = []
+    hurried: list[float] = []
+    theirs: list[float] = []
+    twins: list[float] = []
+    forks: list[float] = []
+    with session() as opened:
+        value(opened, FORKS)
+        for _ in range(10):
+            value(opened, LINE), local(LINE)
+        for _ in range(rounds):
+            twin_ready(opened)
+            time.sleep(IDLE)
+            ours.append(clock(lambda: opened.run([LINE])))
+            twins.append(clock(lambda: twin_ready(opened)))
+            forks.append(value(opened, "forks(1)"))
+            hurried.append(clock(lambda: opened.run([LINE])))
+            time.sleep(IDLE)
+            theirs.append(clock(lambda: local(LINE)))
+    yield compare("one-line step, reply", ours, theirs, "LocalPythonExecutor", 1.0)
+    yield compare("  its twin's fork", twins, forks, "bare fork + wait of that process", 1.5)
+    yield Figure(
+        "  right after another step",
+        statistics.median(hurried),
+        None,
+        "",
+        "",
+        None,
+        spread=quartiles(hurried),
+    )
+
+
+def loop(rounds: int) -> Iterator[Figure]:
+    local = local_executor()
+    ours: list[float] = []
+    theirs: list[float] = []
+    with session() as opened:
+        for _ in range(rounds):
+            time.sleep(IDLE)
+            ours.append(clock(lambda: opened.run([LOOP])))
+            theirs.append(clock(lambda: local(LOOP)))
+    figure = compare("100,000 turns of a loop", ours, theirs, "LocalPythonExecutor", 1 / 50)
+    figure.target = "<= 1/50 x"
+    yield figure
+
+
+# ---------------------------------------------------------------------- start
+
+
+class BareJail:
+    """The jail of a session that really runs, with a plain Python in it: its own command line is copied."""
+
+    def __init__(self) -> None:
+        with session():
+            pid = next(pid for pid in family(os.getpid()) if command_line(pid)[0].endswith("bwrap"))
+            command = command_line(pid)
+            self.environment = dict(
+                item.split("=", 1) for item in Path(f"/proc/{pid}/environ").read_text().split("\0") if item
+            )
+        self.seccomp = command.index("--seccomp") + 1
+        self.command = command[: command.index("/sandbox/supervisor.py", command.index("--"))]
+        self.filter = seccomp_filter()
+
+    def run(self, program: str) -> float:
+        """Milliseconds from its start to its end."""
+        reader, writer = os.pipe()
+        os.write(writer, self.filter)
+        os.close(writer)
+        command = [*self.command, "-c", "import sys; sys.path.append('/packages')\n" + program]
+        command[self.seccomp] = str(reader)
+        try:
+            return clock(lambda: self.spawn(command, reader))
+        finally:
+            os.close(reader)
+
+    def spawn(self, command: list[str], reader: int) -> None:
+        null = subprocess.DEVNULL
+        subprocess.run(command, env=self.environment, pass_fds=[reader], check=True, stdin=null, stdout=null)
+
+
+def command_line(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1] or [""]
+
+
+def seccomp_filter() -> bytes:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "sandbox"))
+    try:
+        import confine
+    finally:
+        del sys.path[0]
+    filtered: bytes = confine.seccomp_filter()
+    return filtered
+
+
+def start(rounds: int) -> Iterator[Figure]:
+    jail = BareJail()
+    for name, imports in (("no imports", ""), ("numpy", "import numpy\n")):
+        ours: list[float] = []
+        answered: list[float] = []
+        theirs: list[float] = []
+
+        def one(imports: str = imports, answered: list[float] = answered) -> None:
+            started = time.perf_counter()
+            with session() as opened:
+                value(opened, imports + LINE)
+                answered.append((time.perf_counter() - started) * 1000)
+
+        one(), jail.run(imports)
+        batch = max(1, rounds // 5)
+        for _ in range(rounds // batch):  # in a row, but not all: a slow minute should hit both
+            ours += [clock(one) for _ in range(batch)]
+            theirs += [jail.run(imports + LINE) for _ in range(batch)]
+        yield compare(
+            f"start, one line, close ({name}); mean of {len(ours)}",
+            ours,
+            theirs,
+            "bare jail with these imports",
+            1.3,
+            statistics.mean,
+        )
+        yield Figure(
+            "  until the line's answer",
+            statistics.mean(answered),
+            None,
+            "",
+            "",
+            None,
+            spread=quartiles(answered),
+        )
+
+
+# ---------------------------------------------------------------------- candidates
+
+
+def candidates(rounds: int) -> Iterator[Figure]:
+    for name, imports in (("no imports", ""), ("numpy", "import numpy"), ("sympy", "import sympy")):
+        ours: list[float] = []
+        forks: list[float] = []
+        with session(Limits(cores=CORES)) as opened:
+            value(opened, FORKS + imports)
+            opened.run(["x = 1"] * 8)
+            for _ in range(rounds):
+                twin_ready(opened)
+                time.sleep(IDLE)
+                ours.append(clock(lambda: opened.run(["x = 1"] * 8)))
+                opened.keep(0)
+                twin_ready(opened)
+                forks.append(value(opened, "forks(8)"))
+        yield compare(f"eight light candidates ({name})", ours, forks, "eight bare fork + wait", 1.5)
+    several: list[float] = []
+    single: list[float] = []
+    with session(Limits(cores=CORES)) as opened:
+        turns = value(opened, COMPUTE + "turns(100)")
+        for _ in range(max(3, rounds // 3)):
+            single.append(clock(lambda: opened.run([f"work({turns})"])))
+            several.append(clock(lambda: opened.run([f"work({turns})"] * 8)))
+            opened.keep(0)
+    waves = math.ceil(8 / CORES)
+    yield compare(
+        "eight that compute for 100 ms",
+        several,
+        [waves * one for one in single],
+        f"{waves} x one such step, {CORES} cores",
+        1.3,
+    )
+
+
+def deadline(rounds: int) -> Iterator[Figure]:
+    over: list[float] = []
+    with session(Limits(seconds=0.5)) as opened:
+        for _ in range(max(3, rounds // 3)):
+            over.append(clock(lambda: opened.run(["10**10**8"])) - 500)
+    yield Figure(
+        "10**10**8, after its deadline (worst)",
+        max(over),
+        None,
+        "",
+        "<= 100 ms",
+        max(over) <= 100,
+        spread=quartiles(over),
+    )
+
+
+# ---------------------------------------------------------------------- many
+
+
+def family(root: int) -> list[int]:
+    """All descendants of a process, from /proc."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            children.setdefault(parent, []).append(int(entry.name))
+    found, todo = [], [root]
+    while todo:
+        below = children.get(todo.pop(), [])
+        found += below
+        todo += below
+    return found
+
+
+def shared_out_memory(pids: list[int]) -> float:
+    """Sum of PSS in MB. PermissionError as an ordinary user: the jail's processes are shut to others."""
+    total = 0
+    for pid in pids:
+        try:
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        total += int(text.partition("\nPss:")[2].split()[0])
+    return total / 1024
+
+
+def available() -> float:
+    text = Path("/proc/meminfo").read_text()
+    return int(text.partition("MemAvailable:")[2].split()[0]) / 1024
+
+
+def leases(count: int) -> Iterator[Figure]:
+    before = available()
+    opened: list[Session] = []
+    times: list[float] = []
+    try:
+        for _ in range(count):
+            opened.append(session())
+            value(opened[-1], LINE)
+        time.sleep(1)
+        taken = before - available()
+        processes = family(os.getpid())
+        try:
+            memory = shared_out_memory(processes)
+        except PermissionError:
+            memory = math.nan
+        for _ in range(max(1, 1000 // count)):
+            times += [clock(lambda one=one: one.run([LINE])) for one in opened]  # type: ignore[misc]
+    finally:
+        for one in opened:
+            one.close()
+    name = f"{count} idle sessions, PSS of {len(processes)} processes"
+    yield Figure(name, memory, None, "", "<= 4096 MB", memory <= 4096, "MB")
+    yield Figure("  memory the machine has less (kernel's own included)", taken, None, "", "", None, "MB")
+    p99 = statistics.quantiles(times, n=100)[98]
+    yield Figure("  step p99", p99, None, "", "", None, spread=quartiles(times))
+
+
+# ---------------------------------------------------------------------- the table
+
+
+PARTS: dict[str, tuple[Callable[[int], Iterator[Figure]], int, int]] = {
+    "step": (step, 200, 30),
+    "loop": (loop, 15, 5),
+    "start": (start, 100, 10),
+    "candidates": (candidates, 30, 6),
+    "deadline": (deadline, 30, 9),
+    "leases": (leases, 200, 20),
+}  # name -> (what measures it, rounds, rounds with --quick)
+
+
+def line(figure: Figure) -> str:
+    against = "" if figure.against is None else f"{figure.against:.3g}"
+    if figure.ratio is None:
+        ratio = ""
+    else:
+        ratio = f"{figure.ratio:.2f}" if figure.ratio > 0.1 else f"1/{1 / figure.ratio:.0f}"
+    met = {True: "yes", False: "NO", None: ""}[figure.met]
+    ours = f"{figure.ours:.3g} {figure.unit}"
+    return (
+        f"{figure.name:<52} {ours:>10} {against:>8} {ratio:>6}  {figure.target:<10} {met:<4}"
+        f"{figure.spread:<28} {figure.what}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Benchmarks of the sandbox.")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, not a figure to report")
+    parser.add_argument("--json", action="store_true", help="machine-readable rows on stdout")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts to run, with commas between")
+    asked = parser.parse_args()
+    rows: list[Figure] = []
+    if not asked.json:
+        print(f"{'figure':<52} {'ours':>10} {'against':>8} {'ratio':>6}  {'target':<10} {'met':<4}quartiles")
+    for name in asked.only.split(","):
+        measure, rounds, few = PARTS[name]
+        for figure in measure(few if asked.quick else rounds):
+            rows.append(figure)
+            if not asked.json:
+                print(line(figure), flush=True)
+    if asked.json:
+        print(json.dumps([{**asdict(row), "ratio": row.ratio} for row in rows], indent=1))
+
+
+if __name__ == "__main__":
+    main()
