@@ -6,6 +6,9 @@ loading, memory outside the address-space limit (memfd, System V), every new soc
 allowed), and signals to the supervisor and the first interpreter. Guaranteed: an unknown architecture is
 refused, other ABIs of the same machine (x32, 32-bit) are killed. Not guaranteed: that the rest of the
 kernel has no holes; the filter makes its surface smaller, the namespaces are the wall.
+
+Who installs it depends on the jail: bubblewrap does for everything in it; in a container the first
+interpreter does for itself and its forks, on top of the engine's filter.
 """
 
 import errno
@@ -49,14 +52,15 @@ ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 NEW_NAMESPACES = 0x7E020080  # CLONE_NEWTIME|NS|CGROUP|UTS|IPC|USER|PID|NET
 F_SETOWN, F_SETSIG, F_SETOWN_EX = 8, 10, 15  # they send signals by way of the kernel
 FIOSETOWN, SIOCSPGRP, TIOCSTI, TIOCLINUX = 0x8901, 0x8902, 0x5412, 0x541C
-INIT, SUPERVISOR, FIRST = 1, 2, 3  # their pids inside the jail, always
+IN_A_PID_NAMESPACE = (1, 2, 3)  # bubblewrap's init, the supervisor and the first interpreter, always
 
 _LOAD, _JEQ, _JGE, _JSET, _RET = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 
 
-def seccomp_filter(machine=None):
-    """The filter program as bytes, as `bwrap --seccomp FD` and prctl take it."""
+def seccomp_filter(protected, machine=None):
+    """The filter program as bytes, as `bwrap --seccomp FD` and prctl take it. `protected`: pids no signal
+    may be sent to, nor to the process groups they lead."""
     machine = machine or os.uname().machine
     if machine not in ARCHITECTURES:
         raise OSError(f"no seccomp filter for the architecture {machine}")
@@ -88,12 +92,11 @@ def seccomp_filter(machine=None):
             emit(_RET, _ERRNO | (errno.EACCES if name == "socket" else errno.EPERM))
     emit(_JEQ, CLONE3[column], 0, 1)  # its flags are behind a pointer; libc then falls back to clone
     emit(_RET, _ERRNO | errno.ENOSYS)
-    protected = [INIT, SUPERVISOR, FIRST]
-    groups = [-1, -SUPERVISOR, -FIRST]
     deny_if(CLONE[column], 0, [NEW_NAMESPACES], _JSET)
-    deny_if(KILL[column], 0, protected + groups)
+    everyone = -1
+    deny_if(KILL[column], 0, [*protected, everyone, *(-pid for pid in protected if pid > 1)])
     for call in (TKILL, TGKILL, SIGQUEUE, TGSIGQUEUE):
-        deny_if(call[column], 0, protected)
+        deny_if(call[column], 0, list(protected))
     deny_if(FCNTL[column], 1, [F_SETOWN, F_SETSIG, F_SETOWN_EX])
     deny_if(IOCTL[column], 1, [FIOSETOWN, SIOCSPGRP, TIOCSTI, TIOCLINUX])
     emit(_JEQ, PRLIMIT[column], 0, 4)  # limits of others; one's own can only go down
@@ -110,6 +113,7 @@ def seccomp_filter(machine=None):
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
 _PR_SET_CHILD_SUBREAPER, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 36, 47, 4
 _CAPABILITY_VERSION_3 = 0x20080522
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 
 
 def _libc():
@@ -124,15 +128,18 @@ def _prctl(option, value=0):
         raise OSError(error(), f"prctl {option}")
 
 
-def settle_supervisor(uid):
-    """Adopt orphans, shut out tracers, give up every capability. `uid` as given by launch.py, or None.
+def settle_supervisor(config):
+    """Adopt orphans; in a jail also shut out tracers and give up every capability.
 
     As root there is no user namespace: the supervisor takes the real id uid+1 and the effective id uid,
     the interpreters all ids uid. So it can signal them and make their folders, and they can't signal it.
     """
-    libc, error = _libc()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    if config["jail"] == "process":
+        return
+    libc, error = _libc()
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    uid = config["uid"]
     if uid is not None:
         os.setgroups([])
         os.setresgid(uid, uid, uid)
@@ -144,31 +151,57 @@ def settle_supervisor(uid):
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
-def settle_process_backend():
-    """Without a jail there is only one thing to do: adopt orphans, so that they can be killed."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-
-
-def settle_interpreter(uid, limits):
-    """Limits of one process. Forks inherit them. RLIMIT_NPROC counts the session's processes together."""
+def settle_interpreter(config):
+    """Limits, ids and filters of the first interpreter. Forks inherit all of it."""
     megabyte = 1 << 20
     ceilings = {
-        resource.RLIMIT_AS: limits["memory_mb"] * megabyte,
-        resource.RLIMIT_FSIZE: limits["folder_mb"] * megabyte,
+        resource.RLIMIT_AS: config["memory_mb"] * megabyte,
+        resource.RLIMIT_FSIZE: config["folder_mb"] * megabyte,
         resource.RLIMIT_NOFILE: 256,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_MEMLOCK: 0,
         resource.RLIMIT_MSGQUEUE: 0,
     }
-    if limits["jailed"]:
-        # Interpreters of the session (twins, candidates) count too; outside a jail so would all else.
-        ceilings[resource.RLIMIT_NPROC] = limits["processes"] + 48
+    if config["jail"] == "bubblewrap":
+        # Interpreters of the session (twins, candidates) count too. Elsewhere the id isn't the session's own.
+        ceilings[resource.RLIMIT_NPROC] = config["processes"] + 48
     for name, ceiling in ceilings.items():
         hard = resource.getrlimit(name)[1]
         if hard != resource.RLIM_INFINITY:
             ceiling = min(ceiling, hard)
         resource.setrlimit(name, (ceiling, ceiling))
+    uid = config["uid"]
     if uid is not None:
         os.setresuid(uid, uid, uid)
-    if limits["jailed"]:
+    if config["jail"] == "docker":
+        install_filter(seccomp_filter((os.getppid(), os.getpid())))
+    if config["jail"] != "process":
         _prctl(_PR_SET_DUMPABLE, 0)  # changing ids has reset it
+
+
+def install_filter(program):
+    """Put the filter on this process; it must be the only thread. Needs no_new_privs, for good."""
+    import ctypes
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+    libc, error = _libc()
+    code = Program(len(program) // 8, program)
+    if libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(code), 0, 0) != 0:
+        raise OSError(error(), "seccomp")
+
+
+# ---------------------------------------------------------------------- outside, as root
+
+
+def session_uid():
+    """An id nobody uses, another one for each session: the kernel counts processes by it."""
+    with open("/proc/self/uid_map", encoding="utf-8") as lines:
+        ranges = [tuple(map(int, line.split())) for line in lines]
+    start, _, length = max(ranges, key=lambda row: row[2])
+    if start + length > 2_100_000_000:
+        return 2_000_000_000 + 2 * (int.from_bytes(os.urandom(4), "big") % 50_000_000)
+    if length < 4_000:
+        raise OSError(f"root is mapped to only {length} user ids here, so processes cannot be limited")
+    return start + 2_000 + 2 * (int.from_bytes(os.urandom(4), "big") % ((length - 2_000) // 2 - 1))

@@ -14,6 +14,15 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 class Processes:
     def __init__(self, folder):
         self.folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        self.oom = None
+        with contextlib.suppress(OSError):  # opened now: later our own /proc is shut even for us
+            self.oom = os.open(f"{os.getpid()}/oom_score_adj", os.O_WRONLY, dir_fd=self.folder)
+
+    def preferred_victim(self, wanted):
+        """Whether the kernel should kill this process, and what it forks, first when memory runs out."""
+        if self.oom is not None:
+            with contextlib.suppress(OSError):
+                os.write(self.oom, b"1000" if wanted else b"0")
 
     def read(self, path):
         """The start of a file below /proc; nothing if the process is gone."""

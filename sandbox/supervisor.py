@@ -74,7 +74,7 @@ class Supervisor:
         signal.set_wakeup_fd(self.wake_out)
         self.start_first()
         hello = {"op": "hello", "protocol": wire.PROTOCOL, "python": sys.version.split()[0]}
-        self.tell({**hello, "first": 1, "jail": self.config["jail"]})
+        self.tell({**hello, "first": 1, "jail": self.config["jail"], "cgroup": self.config.get("cgroup")})
         while True:
             reading = [self.stream_in, self.wake_in]
             if len(self.outgoing) < OUT_HIGH:
@@ -247,7 +247,7 @@ class Supervisor:
             return
         self.next_look = now + POLL
         room = os.statvfs(self.root)
-        crowded = self.config["jailed"] and room.f_files - room.f_ffree > MAX_FILES
+        crowded = self.config["jail"] in ("bubblewrap", "docker") and room.f_files - room.f_ffree > MAX_FILES
         for node in list(self.busy):
             if node.pid is None:
                 continue
@@ -300,12 +300,15 @@ class Supervisor:
     # ------------------------------------------------------------------ forks and folders
 
     def start_first(self):
+        """When memory runs out in a cgroup, the kernel is to take an interpreter, not the supervisor."""
         node, theirs, log = self.new_node(None)
+        self.processes.preferred_victim(True)
         pid = os.fork()
         if pid == 0:
             with contextlib.suppress(BaseException):
                 self.become_first(theirs, log, node.folder)
             os._exit(1)
+        self.processes.preferred_victim(False)
         theirs.close()
         os.close(log)
         node.pid = pid
@@ -328,11 +331,11 @@ class Supervisor:
         os.environ.clear()
         os.environ.update(environment, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", **kept)
         os.chdir(folder)
-        confine.settle_interpreter(self.config["uid"], self.config)
+        confine.settle_interpreter(self.config)
         sys.path[:] = [entry for entry in sys.path if entry != os.path.dirname(os.path.abspath(__file__))]
         sys.path += self.config["packages"]
         sys.argv[:] = [""]
-        worker.main(socket.socket(fileno=fd))
+        worker.main(socket.socket(fileno=fd), self.config["preload"])
 
     def new_node(self, parent, twin=False):
         """A node with its folder and log; also returns the child's ends of socket and log."""
@@ -395,10 +398,7 @@ def main():
     for fd in (0, 1):
         os.dup2(null, fd)
     proc = processes.Processes(config["proc"])
-    if config["jailed"]:
-        confine.settle_supervisor(config["uid"])
-    else:
-        confine.settle_process_backend()
+    confine.settle_supervisor(config)
     supervisor = Supervisor(stream_in, stream_out, config, proc)
     try:
         supervisor.serve()

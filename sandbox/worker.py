@@ -13,6 +13,8 @@ drops what does not come from this process id.
 
 import ast
 import contextlib
+import gc
+import importlib
 import json
 import os
 import socket
@@ -422,8 +424,20 @@ def inodes(folder):
     return found
 
 
-def main(sock):
-    """The first interpreter of a session; the supervisor has forked us and set the limits."""
+def main(sock, preload):
+    """The first interpreter of a session; the supervisor has forked us and set the limits.
+
+    Modules loaded here are shared by all forks. Frozen, they are left alone by the garbage collector, whose
+    marks would make every fork copy them page by page.
+    """
+    for name in preload:
+        try:
+            importlib.import_module(name)
+        except ImportError as problem:
+            print(f"{name} cannot be preloaded: {problem}", file=sys.stderr, flush=True)  # noqa: T201
+            os._exit(1)
+    gc.collect()
+    gc.freeze()
     interpreter = Interpreter(Channel(sock))
     interpreter.channel.ready()
     interpreter.serve()

@@ -11,24 +11,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agentdistill.clients.session import Session
-from agentdistill.clients.start import start
+from agentdistill.clients.link import Stream
+from agentdistill.clients.start import JailStream
 from agentdistill.errors import SandboxError
-from agentdistill.types import Limits, SandboxTool
+from agentdistill.types import Limits
 
 _APPARMOR = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
 _USERNS = Path("/proc/sys/kernel/unprivileged_userns_clone")
 _MAXIMUM = Path("/proc/sys/user/max_user_namespaces")
 
 
-def open_bubblewrap(tools: Sequence[SandboxTool], limits: Limits) -> Session:
+def open_stream(limits: Limits, preload: Sequence[str]) -> Stream:
     binary = bwrap()
     if binary is None:
         raise SandboxError("there is no bwrap", remedy())
-    try:
-        return start("bubblewrap", tools, limits, ["--bwrap", binary])
-    except SandboxError as error:
-        raise SandboxError(error.message, remedy()) from None
+    return JailStream("bubblewrap", limits, preload, bwrap=binary)
 
 
 def bwrap() -> str | None:

@@ -6,11 +6,10 @@ on its stderr; `close` may be called again. Frames from interpreters are handed 
 
 from __future__ import annotations
 
-import select
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from agentdistill.clients import protocol
 from agentdistill.clients.protocol import ProtocolError
@@ -18,18 +17,27 @@ from agentdistill.errors import SandboxError
 from agentdistill.types import Json
 
 
-class Link:
-    """`end` is called once, when the stream has been closed; it returns the jail's last words."""
+class Stream(Protocol):
+    """The two pipes of a supervisor, wherever it runs. One thread receives, one at a time sends."""
 
+    def send(self, data: bytes) -> None:
+        """Send all of it. OSError when the other end is gone."""
+
+    def receive(self, seconds: float) -> bytes | None:
+        """The next bytes; None if none came in that time, b"" when the stream has ended. OSError likewise."""
+
+    def close(self) -> str:
+        """End the jail for certain; returns its last words. May be called again."""
+
+
+class Link:
     def __init__(
         self,
-        stream: socket.socket,
-        end: Callable[[], str],
+        stream: Stream,
         on_event: Callable[[dict[str, Json]], None],
         on_message: Callable[[int, bytes], None],
     ) -> None:
         self._stream = stream
-        self._end = end
         self._on_event = on_event
         self._on_message = on_message
         self._frames = protocol.Frames()
@@ -47,8 +55,7 @@ class Link:
         if self._closed:
             return ""
         self._closed = True
-        self._stream.close()
-        return self._end()
+        return self._stream.close()
 
     def lose(self, message: str) -> SandboxError:
         """The error to raise now and from here on; ends the jail, for its last words."""
@@ -61,7 +68,7 @@ class Link:
         data = protocol.frame(channel, message)
         try:
             with self._sending:
-                self._stream.sendall(data)
+                self._stream.send(data)
         except OSError:
             raise self.lose("the jail is gone") from None
 
@@ -77,11 +84,11 @@ class Link:
     def pump(self, seconds: float) -> None:
         """Handle what comes within the time; return after the first piece."""
         try:
-            if not select.select([self._stream], [], [], seconds)[0]:
-                return
-            data = self._stream.recv(1 << 18)
-        except (OSError, ValueError):
+            data = self._stream.receive(seconds)
+        except OSError:
             data = b""
+        if data is None:
+            return
         if not data:
             raise self.lose("the jail is gone")
         try:

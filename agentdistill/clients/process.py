@@ -7,21 +7,12 @@ is already around everything.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 
-from agentdistill.clients.session import Session
-from agentdistill.clients.start import start
-from agentdistill.types import Limits, SandboxTool
+from agentdistill.clients.link import Stream
+from agentdistill.clients.start import JailStream
+from agentdistill.types import Limits
 
 
-def open_process(tools: Sequence[SandboxTool], limits: Limits) -> Session:
-    folder = tempfile.mkdtemp(prefix="agentdistill-")
-    return start(
-        "process",
-        tools,
-        limits,
-        ["--folder", folder],
-        cleanup=lambda: shutil.rmtree(folder, ignore_errors=True),
-    )
+def open_stream(limits: Limits, preload: Sequence[str]) -> Stream:
+    return JailStream("process", limits, preload)

@@ -13,15 +13,14 @@ A session may be used from any thread, by one at a time.
 from __future__ import annotations
 
 import secrets
-import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 from agentdistill.clients import protocol
-from agentdistill.clients.link import Link
+from agentdistill.clients.link import Link, Stream
 from agentdistill.clients.protocol import ProtocolError
 from agentdistill.clients.tool_calls import Answer, Call, Desk, record
 from agentdistill.errors import SandboxError, UsageError
@@ -54,21 +53,12 @@ class _Step:
 
 
 class Session:
-    """A Sandbox (agentdistill.types) over a socket to a supervisor.
+    """A Sandbox (agentdistill.types) over the stream to a supervisor."""
 
-    `end` is called once by `close`; it returns what the jail had to say on its stderr.
-    """
-
-    def __init__(
-        self,
-        stream: socket.socket,
-        tools: Sequence[SandboxTool],
-        limits: Limits,
-        end: Callable[[], str],
-    ) -> None:
+    def __init__(self, stream: Stream, tools: Sequence[SandboxTool], limits: Limits) -> None:
         self._desk = Desk(tools)
         self._limits = limits
-        self._link = Link(stream, end, self._event, self._hear)
+        self._link = Link(stream, self._event, self._hear)
         self._clock = threading.Lock()
         self._numbers = 0
         self._steps: dict[int, _Step] = {}  # by interpreter
@@ -172,8 +162,15 @@ class Session:
         self._link.send(
             self._first, {"op": "setup", "tools": tools, "output_chars": self._limits.output_chars}
         )
+        self._link.wait(
+            lambda: self._first in self._ready or self._first in self._dead,
+            START_SECONDS,
+            "the interpreter did not start",
+        )
+        if self._first in self._dead:
+            words = str(self._dead[self._first].get("logs", "")).strip()
+            raise self._link.lose(f"the interpreter did not start: {words[-300:] or 'it says nothing'}")
         self._revive()
-        self._link.wait(lambda: self._live in self._ready, START_SECONDS, "the interpreter did not start")
 
     def _begin(self) -> None:
         """Before a step: drop what was not kept, hear of deaths since, have a live interpreter."""

@@ -1,111 +1,130 @@
-"""Start `sandbox/launch.py` with a stream to it. Shared by the backends that run on this machine.
+"""Start jails on this machine: our half of `sandbox/launch.py`, one launcher for this process.
 
-Guaranteed: the process is started from one thread that lives as long as ours does, because the kernel's
-"die with the parent" means the parent *thread*; the jail dies when we do, by that signal or by the end of
-its stream, whichever comes first.
+Guaranteed: a jail ends when its stream is closed or when this process ends, whichever comes first, and its
+folder is removed; a launcher that has died is replaced by the next start. A fork of this process gets a
+launcher of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
+import itertools
 import json
 import os
-import queue
+import select
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+import time
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import IO
 
-from agentdistill.clients.session import Session
 from agentdistill.errors import SandboxError
 from agentdistill.services import service_folder
-from agentdistill.types import Limits, SandboxTool
+from agentdistill.types import Limits
 
 END_SECONDS = 5.0
-_Job = tuple[Future[subprocess.Popen[bytes]], Sequence[str], socket.socket]
+MAX_WORDS = 4_000
 
 
 class _Launcher:
-    """A thread that starts processes and never ends. A fork of us has no threads: it makes its own."""
+    """The process that forks the jails, started when it is first needed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._owner = 0
-        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, command: Sequence[str], stream: socket.socket) -> subprocess.Popen[bytes]:
+    def send(self, request: bytes, fds: Sequence[int] = ()) -> None:
+        """OSError if no launcher can be started. A dead one is replaced, once."""
         with self._lock:
-            if self._owner != os.getpid():
-                self._owner = os.getpid()
-                self._jobs = queue.SimpleQueue()
-                threading.Thread(target=self._work, args=(self._jobs,), name="jails", daemon=True).start()
-        future: Future[subprocess.Popen[bytes]] = Future()
-        self._jobs.put((future, command, stream))
-        return future.result()
+            if self._control is not None and self._owner == os.getpid():
+                with contextlib.suppress(OSError):
+                    socket.send_fds(self._control, [request], fds)
+                    return
+            socket.send_fds(self._start(), [request], fds)
 
-    @staticmethod
-    def _work(jobs: queue.SimpleQueue[_Job]) -> None:
-        while True:
-            future, command, stream = jobs.get()
-            try:
-                process = subprocess.Popen(
-                    command, stdin=stream.fileno(), stdout=stream.fileno(), stderr=subprocess.PIPE
-                )
-                future.set_result(process)
-            except BaseException as error:
-                future.set_exception(error)
+    def _start(self) -> socket.socket:
+        if self._control is not None:
+            self._control.close()
+        if self._process is not None and self._owner == os.getpid():
+            self._process.poll()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        program = service_folder("sandbox") / "launch.py"
+        with theirs:
+            self._process = subprocess.Popen([sys.executable, "-I", str(program)], stdin=theirs.fileno())
+        self._control, self._owner = ours, os.getpid()
+        return ours
 
 
 _launcher = _Launcher()
+_numbers = itertools.count(1)
 
 
-def start(
-    jail: str,
-    tools: Sequence[SandboxTool],
-    limits: Limits,
-    arguments: Sequence[str] = (),
-    cleanup: Callable[[], None] = lambda: None,
-) -> Session:
-    """A session in a new jail. SandboxError, with the jail's own words, if it does not start."""
-    program = service_folder("sandbox") / "launch.py"
-    command = [sys.executable, "-I", str(program), "--jail", jail, "--limits", json.dumps(asdict(limits))]
-    ours, theirs = socket.socketpair()
-    try:
-        with theirs:
-            process = _launcher.start([*command, *arguments], theirs)
-    except OSError as error:
-        ours.close()
-        cleanup()
-        raise SandboxError(f"the jail cannot be started: {error}") from error
+class JailStream:
+    """The stream of a new local jail. The end of its stderr is the end of the last process in it.
 
-    def end() -> str:
-        words = _finish(process)
-        cleanup()
-        return words
+    SandboxError if there is no launcher. A jail's own troubles come later: its stream ends, `close` says why.
+    """
 
-    return Session(ours, tools, limits, end)
-
-
-def _finish(process: subprocess.Popen[bytes]) -> str:
-    """Wait for a jail whose stream is closed; kill it if it does not end. Returns its last words."""
-    with process.stderr or io.BytesIO() as stderr:
+    def __init__(self, jail: str, limits: Limits, preload: Sequence[str], **extras: str) -> None:
+        self._number = next(_numbers)
+        self._words: str | None = None
+        request = {"op": "start", "id": self._number, "jail": jail, "limits": asdict(limits)}
+        data = json.dumps({**request, "preload": list(preload), **extras}).encode()
+        self._socket, theirs = socket.socketpair()
+        self._poll = select.poll()  # select() can't watch descriptors over 1023
+        self._poll.register(self._socket, select.POLLIN)
+        self._stderr, stderr = os.pipe()
         try:
-            process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        return _words(stderr)
+            _launcher.send(data, [theirs.fileno(), stderr])
+        except OSError as error:
+            self._socket.close()
+            os.close(self._stderr)
+            raise SandboxError(f"the launcher of jails cannot be started: {error}") from error
+        finally:
+            theirs.close()
+            os.close(stderr)
 
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
 
-def _words(stderr: IO[bytes]) -> str:
-    os.set_blocking(stderr.fileno(), False)
-    data = b""
-    with contextlib.suppress(BlockingIOError):
-        data = os.read(stderr.fileno(), 4000)
-    lines = data.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1][:500] if lines else ""
+    def receive(self, seconds: float) -> bytes | None:
+        if self._words is not None:
+            return b""
+        if not self._poll.poll(seconds * 1000):
+            return None
+        return self._socket.recv(1 << 18)
+
+    def close(self) -> str:
+        if self._words is None:
+            self._words = ""
+            self._socket.close()
+            self._words = self._end()
+            os.close(self._stderr)
+        return self._words
+
+    def _end(self) -> str:
+        """Read stderr to its end; kill the jail if that doesn't come. Returns the last line."""
+        data, killed = b"", False
+        poll = select.poll()
+        poll.register(self._stderr, select.POLLIN)
+        until = time.monotonic() + END_SECONDS
+        while True:
+            left = until - time.monotonic()
+            if left <= 0:
+                if killed:
+                    break
+                killed, until = True, time.monotonic() + END_SECONDS
+                with contextlib.suppress(OSError):
+                    _launcher.send(json.dumps({"op": "kill", "id": self._number}).encode())
+                continue
+            if poll.poll(left * 1000):
+                piece = os.read(self._stderr, MAX_WORDS)
+                if not piece:
+                    break
+                data = (data + piece)[-MAX_WORDS:]
+        lines = data.decode("utf-8", "replace").strip().splitlines()
+        return lines[-1][:500] if lines else ""

@@ -1,0 +1,97 @@
+"""Runs while the image is built: puts Python, what it links, and the packages into a folder of their own.
+
+    python3 pack.py /image
+
+Beside this file lie wheels/, requirements.txt (what model code may import, into /packages) and
+gateway-requirements.txt (into Python's own site-packages, which a session's interpreter never looks at).
+Files keep the paths they have in the base image, so that Python and the loader find them where they were.
+Guaranteed: nothing is fetched, and nothing that pip and the loader don't name gets in.
+"""
+
+import compileall
+import glob
+import os
+import py_compile
+import shutil
+import site
+import subprocess
+import sys
+import sysconfig
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+# Of the standard library: no use without a display, a compiler or an installer, or only for its own tests.
+LEFT_OUT = (
+    "test",
+    "idlelib",
+    "tkinter",
+    "turtledemo",
+    "lib2to3",
+    "ensurepip",
+    "site-packages",
+    "dist-packages",
+)
+
+
+def main():
+    image = sys.argv[1]
+    if sys.version_info < (3, 11):
+        sys.exit(f"the base image has Python {sys.version.split()[0]}; 3.11 or later is needed")
+    packages, gateway = f"{image}/packages", image + site.getsitepackages()[0]
+    install("requirements.txt", packages)
+    install("gateway-requirements.txt", gateway)
+    with open(f"{gateway}/packages.pth", "w", encoding="utf-8") as file:
+        file.write("/packages\n")
+    library = sysconfig.get_path("stdlib")
+    skip = shutil.ignore_patterns("__pycache__", f"config-{sys.version_info[0]}*", "*.a", *LEFT_OUT)
+    shutil.copytree(library, image + library, ignore=skip, symlinks=False, dirs_exist_ok=True)
+    program = os.path.realpath(sys.executable)
+    copy(program, image)
+    os.makedirs(f"{image}/bin", exist_ok=True)
+    os.symlink(program, f"{image}/bin/python")
+    binaries = [
+        program,
+        *glob.glob(f"{library}/lib-dynload/*.so"),
+        *glob.glob(f"{packages}/**/*.so", recursive=True),
+    ]
+    for path in sorted(set().union(*map(linked, binaries))):
+        if not path.startswith(image):
+            copy(path, image)
+    for path in (loader(program), "/etc/ld.so.cache"):
+        if os.path.exists(path):
+            copy(path, image)
+    # Not by time stamp: a copy from one stage to another may change those, and a session can't write byte code.
+    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    for folder in (image + library, packages, gateway):
+        compileall.compile_dir(folder, quiet=2, stripdir=image, invalidation_mode=mode)
+
+
+def install(requirements, target):
+    """By pip's own wheel: the base image needn't have pip, and may forbid to install into it."""
+    [pip] = glob.glob(f"{HERE}/wheels/pip-*.whl")
+    command = [sys.executable, f"{pip}/pip", "install", "--no-index", "--find-links", f"{HERE}/wheels"]
+    command += ["--no-deps", "--no-compile", "--no-cache-dir", "--quiet", "--root-user-action", "ignore"]
+    subprocess.run([*command, "--target", target, "-r", f"{HERE}/{requirements}"], check=True)
+
+
+def linked(binary):
+    """The shared libraries that a program or library needs, as the loader finds them."""
+    run = subprocess.run([loader(), "--list", binary], capture_output=True, text=True, check=True)
+    words = [line.split() for line in run.stdout.splitlines()]
+    return {line[2] for line in words if len(line) > 2 and line[1] == "=>" and line[2].startswith("/")}
+
+
+def loader(program=None):
+    """The ELF interpreter of this Python, at the path its executable names."""
+    with open("/proc/self/maps", encoding="utf-8") as lines:
+        paths = {line.split()[-1] for line in lines}
+    return next(path for path in sorted(paths) if os.path.basename(path).startswith("ld-"))
+
+
+def copy(path, image):
+    target = image + path
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    shutil.copy2(os.path.realpath(path), target)
+
+
+if __name__ == "__main__":
+    main()
