@@ -95,8 +95,13 @@ class Launcher:
         build = builder(request["jail"])
         given = {name: request[name] for name in request if name not in ("op", "id", "limits")}
         config = {**request["limits"], **given}
-        command, environment = build(config)
         group = cgroup.make(config)
+        try:
+            command, environment = build(config)
+        except BaseException:
+            if group is not None:
+                group.remove()
+            raise
         pid = os.fork()
         if pid == 0:
             try:
