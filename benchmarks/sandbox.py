@@ -13,6 +13,7 @@ What is measured against what:
 - loop: 100,000 turns of a `for`, against LocalPythonExecutor.
 - start: sessions opened past the warm pool, one line each, closed, against the jail's own command line with a
   plain Python in it that makes the same imports and ends: mean of as many in a row.
+- pool: open and one line out of a SandboxPool of two that has had time to fill again.
 - candidates: eight forks with one line each, against eight times fork + wait of that very process; eight that
   compute for 100 ms, against ceil(8 / cores) times one that does.
 - deadline: how long after its deadline `10**10**8` has been stopped; the worst of all.
@@ -36,7 +37,7 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-from agentdistill.clients.sandbox import open_sandbox
+from agentdistill.clients.sandbox import SandboxPool, open_sandbox
 from agentdistill.clients.session import Session
 from agentdistill.types import Limits
 
@@ -116,8 +117,8 @@ def compare(
     return Figure(name, mine, other, what, f"<= {most:g} x", mine <= most * other, spread=spread)
 
 
-def session(limits: Limits | None = None) -> Session:
-    opened = open_sandbox("bubblewrap", limits=limits)
+def session(limits: Limits | None = None, preload: tuple[str, ...] = ()) -> Session:
+    opened = open_sandbox("bubblewrap", limits=limits, preload=preload)
     assert isinstance(opened, Session)
     return opened
 
@@ -238,56 +239,65 @@ def seccomp_filter() -> bytes:
         import confine
     finally:
         del sys.path[0]
-    filtered: bytes = confine.seccomp_filter()
+    filtered: bytes = confine.seccomp_filter(confine.IN_A_PID_NAMESPACE)
     return filtered
 
 
 def start(rounds: int) -> Iterator[Figure]:
     jail = BareJail()
-    for name, imports in (("no imports", ""), ("numpy", "import numpy\n")):
+    for name, preload in (("no imports", ()), ("numpy", ("numpy",))):
         ours: list[float] = []
         answered: list[float] = []
         theirs: list[float] = []
+        imports = "".join(f"import {module}\n" for module in preload)
 
-        def one(imports: str = imports, answered: list[float] = answered) -> None:
+        def one(preload: tuple[str, ...] = preload, answered: list[float] = answered) -> None:
             started = time.perf_counter()
-            with session() as opened:
-                value(opened, imports + LINE)
+            with session(preload=preload) as opened:
+                value(opened, LINE)
                 answered.append((time.perf_counter() - started) * 1000)
 
         one(), jail.run(imports)
+        answered.clear()
         batch = max(1, rounds // 5)
         for _ in range(rounds // batch):  # in a row, but not all: a slow minute should hit both
             ours += [clock(one) for _ in range(batch)]
             theirs += [jail.run(imports + LINE) for _ in range(batch)]
-        yield compare(
-            f"start, one line, close ({name}); mean of {len(ours)}",
-            ours,
-            theirs,
-            "bare jail with these imports",
-            1.3,
-            statistics.mean,
-        )
-        yield Figure(
-            "  until the line's answer",
-            statistics.mean(answered),
-            None,
-            "",
-            "",
-            None,
-            spread=quartiles(answered),
-        )
+        what = "bare jail with these imports"
+        title = f"start, one line, close ({name}); mean of {len(ours)}"
+        yield compare(title, ours, theirs, what, 1.3, statistics.mean)
+        mean = statistics.mean(answered)
+        yield Figure("  until the line's answer", mean, None, "", "", None, spread=quartiles(answered))
+
+
+def pool(rounds: int) -> Iterator[Figure]:
+    times: list[float] = []
+    with SandboxPool("bubblewrap", preload=("numpy",), size=2) as warm:
+
+        def one() -> None:
+            opened = warm.open()
+            assert isinstance(opened, Session)
+            taken.append(opened)
+            value(opened, LINE)
+
+        for _ in range(rounds):
+            time.sleep(0.4)  # for the pool to be full again: a session's work is longer than that
+            taken: list[Session] = []
+            times.append(clock(one))
+            taken[0].close()
+    name = f"out of the warm pool, one line (numpy); p50 of {rounds}"
+    yield Figure(name, statistics.median(times), None, "", "", None, spread=quartiles(times))
 
 
 # ---------------------------------------------------------------------- candidates
 
 
 def candidates(rounds: int) -> Iterator[Figure]:
-    for name, imports in (("no imports", ""), ("numpy", "import numpy"), ("sympy", "import sympy")):
+    for name, preload in (("no imports", ()), ("numpy", ("numpy",)), ("sympy", ("sympy",))):
         ours: list[float] = []
         forks: list[float] = []
-        with session(Limits(cores=CORES)) as opened:
-            value(opened, FORKS + imports)
+        with session(Limits(cores=CORES), preload) as opened:
+            value(opened, FORKS)
             opened.run(["x = 1"] * 8)
             for _ in range(rounds):
                 twin_ready(opened)
@@ -403,6 +413,7 @@ PARTS: dict[str, tuple[Callable[[int], Iterator[Figure]], int, int]] = {
     "step": (step, 200, 30),
     "loop": (loop, 15, 5),
     "start": (start, 100, 10),
+    "pool": (pool, 30, 6),
     "candidates": (candidates, 30, 6),
     "deadline": (deadline, 30, 9),
     "leases": (leases, 200, 20),
