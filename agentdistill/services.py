@@ -1,24 +1,266 @@
-"""Where the services (separate programs that agentdistill starts and never imports) are found.
+"""The services: separate programs that agentdistill starts and never imports. Where they are, which are up.
 
 A checkout comes first, so that what a developer edits is what runs; an installed wheel carries the same
-folders as data in `agentdistill/_services/`.
+files as data in `agentdistill/_services/`.
+
+A service that `agentdistill services up` has started is remembered in a state file that only its user may
+read (it holds the token). Guaranteed: `down` ends exactly the process that `up` has started (pid and time
+of its start are compared), for certain; a second `up` starts nothing. Not guaranteed: that a service which
+was up a moment ago still is.
 """
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import json
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
-from agentdistill.errors import InfrastructureError
+from platformdirs import user_state_path
+
+from agentdistill.errors import InfrastructureError, UsageError
 
 _PACKAGE = Path(__file__).resolve().parent
+START_SECONDS = 60.0
+STOP_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """A program of one of the service folders that answers GET /health and, with its token, GET /metrics."""
+
+    program: str
+    port: int
+    token_variable: str
+    scheme: str
+
+
+SERVICES = {"sandbox": Service("gateway.py", 8765, "AGENTDISTILL_SANDBOX_TOKEN", "ws")}
+
+
+@dataclass(frozen=True)
+class State:
+    """A service that has been started. `pid` and `started` (seconds since the epoch) only for "local"."""
+
+    service: str
+    how: Literal["local", "docker"]
+    port: int
+    token: str
+    pid: int = 0
+    started: float = 0.0
+
+    @property
+    def url(self) -> str:
+        """The SPEC to use it by."""
+        return f"{SERVICES[self.service].scheme}://127.0.0.1:{self.port}"
+
+
+# ---------------------------------------------------------------------- where the files are
 
 
 def service_folder(name: str) -> Path:
     """The folder of a service ("sandbox"). Raises InfrastructureError if it was not installed."""
+    return _find(name)
+
+
+def service_file(name: str) -> Path:
+    """A file beside the services' folders ("compose.yaml"), likewise."""
+    return _find(name)
+
+
+def _find(name: str) -> Path:
     checkout = _PACKAGE.parent
     if (checkout / "pyproject.toml").is_file() and (checkout / "sandbox" / "launch.py").is_file():
         return checkout / name
-    folder = _PACKAGE / "_services" / name
-    if folder.is_dir():
-        return folder
-    raise InfrastructureError(f"the service folder {name!r} is missing", "reinstall agentdistill")
+    path = _PACKAGE / "_services" / name
+    if path.exists():
+        return path
+    raise InfrastructureError(f"the service's {name!r} is missing", "reinstall agentdistill")
+
+
+# ---------------------------------------------------------------------- the ones that are up
+
+
+def state_folder() -> Path:
+    """Where state and log files lie: $AGENTDISTILL_STATE, else the platform's state folder."""
+    override = os.environ.get("AGENTDISTILL_STATE")
+    return Path(override) if override else user_state_path("agentdistill")
+
+
+def log_file(name: str) -> Path:
+    return state_folder() / f"{name}.log"
+
+
+def read_state(name: str) -> State | None:
+    """What `up` has written; it may have died since. A file of another version counts as none."""
+    try:
+        state = State(**json.loads((state_folder() / f"{name}.json").read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise InfrastructureError(f"the state file of {name} cannot be read: {error}") from error
+    return state
+
+
+def write_state(state: State) -> None:
+    path = state_folder() / f"{state.service}.json"
+    temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    temporary.touch(mode=0o600, exist_ok=False)
+    temporary.write_text(json.dumps(asdict(state)), encoding="utf-8")
+    temporary.replace(path)
+
+
+def forget_state(name: str) -> None:
+    (state_folder() / f"{name}.json").unlink(missing_ok=True)
+
+
+def health(state: State) -> dict[str, Any] | None:
+    """What the service says of itself, if it answers and knows our token."""
+    if _get(state, "/metrics") is None:
+        return None
+    return _json(_get(state, "/health"))
+
+
+def _get(state: State, path: str) -> bytes | None:
+    connection = http.client.HTTPConnection("127.0.0.1", state.port, timeout=2)
+    try:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {state.token}"})
+        response = connection.getresponse()
+        body = response.read(1 << 20)
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    return body if response.status == 200 else None
+
+
+def _json(body: bytes | None) -> dict[str, Any] | None:
+    try:
+        value = json.loads(body or b"")
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+# ---------------------------------------------------------------------- local processes
+
+
+def up_local(name: str, port: int | None = None) -> tuple[State, bool]:
+    """Start a service as a process of this user; False beside its state if it was up already."""
+    service = SERVICES[name]
+    state = read_state(name)
+    if state is not None and (state.how == "docker" or is_running(state)):
+        if state.how == "docker":
+            raise UsageError(f"{name} is up in Docker", "agentdistill services down, then up --local")
+        if port not in (None, state.port):
+            message = f"{name} is up already, on port {state.port}"
+            raise UsageError(message, "agentdistill services down first")
+        return state, False
+    folder = state_folder()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state = State(name, "local", port or service.port, secrets.token_urlsafe(24))
+    pid = _spawn(service_folder(name) / service.program, state, log_file(name))
+    state = replace(state, pid=pid, started=_created(pid) or 0.0)
+    write_state(state)
+    try:
+        wait_until_healthy(state)
+    except BaseException:
+        _end(state)
+        forget_state(name)
+        raise
+    return state, True
+
+
+def _spawn(program: Path, state: State, log: Path) -> int:
+    """In a session of its own: it outlives this command, and Ctrl-C here doesn't reach it."""
+    command = [sys.executable, "-I", str(program), "--port", str(state.port)]
+    environment = {**os.environ, SERVICES[state.service].token_variable: state.token}
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    return os.posix_spawn(  # not subprocess: that wants to see the end of what it has started
+        sys.executable,
+        command,
+        environment,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+
+
+def wait_until_healthy(state: State, seconds: float = START_SECONDS) -> None:
+    """InfrastructureError, with the log's last line, if it ends or isn't healthy in time."""
+    until = time.monotonic() + seconds
+    while health(state) is None:
+        if state.how == "local" and not is_running(state):
+            last = last_line(log_file(state.service))
+            again = f"agentdistill services up --local --port {state.port + 1}" if "port" in last else ""
+            raise InfrastructureError(
+                f"{state.service} ended at its start: {last or 'it said nothing'}", again
+            )
+        if time.monotonic() > until:
+            where = str(log_file(state.service)) if state.how == "local" else "docker logs"
+            raise InfrastructureError(f"{state.service} is not healthy after {seconds:g} s", f"see {where}")
+        time.sleep(0.05)
+
+
+def last_line(log: Path) -> str:
+    with contextlib.suppress(OSError):
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return lines[-1][:500] if lines else ""
+    return ""
+
+
+def is_running(state: State) -> bool:
+    """Whether the very process that `up` has started is there."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(state.pid, os.WNOHANG)  # a child of ours that has ended would stay as a zombie
+    created = _created(state.pid)
+    return created is not None and abs(created - state.started) < 1.0
+
+
+def _created(pid: int) -> float | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.Error:
+        return None
+
+
+def down_local(state: State) -> None:
+    _end(state)
+    forget_state(state.service)
+
+
+def _end(state: State) -> None:
+    """SIGTERM, and SIGKILL if that doesn't do. Its jails end with it, either way."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        until = time.monotonic() + STOP_SECONDS
+        if is_running(state):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(state.pid, number)
+        while is_running(state):
+            if time.monotonic() > until:
+                break
+            time.sleep(0.02)
+    if is_running(state):
+        raise InfrastructureError(f"process {state.pid} of {state.service} does not end")
+
+
+def environment(state: State) -> Mapping[str, str]:
+    """What compose.yaml reads of ours."""
+    service = SERVICES[state.service]
+    prefix = service.token_variable.removesuffix("TOKEN")
+    return {service.token_variable: state.token, f"{prefix}PORT": str(state.port)}
