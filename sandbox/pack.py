@@ -34,8 +34,6 @@ LEFT_OUT = (
 
 def main():
     image = sys.argv[1]
-    if sys.version_info < (3, 11):
-        sys.exit(f"the base image has Python {sys.version.split()[0]}; 3.11 or later is needed")
     packages, gateway = f"{image}/packages", image + site.getsitepackages()[0]
     install("requirements.txt", packages)
     install("gateway-requirements.txt", gateway)
@@ -56,10 +54,9 @@ def main():
     for path in sorted(set().union(*map(linked, binaries))):
         if not path.startswith(image):
             copy(path, image)
-    for path in (loader(program), "/etc/ld.so.cache"):
-        if os.path.exists(path):
-            copy(path, image)
-    # Not by time stamp: a copy from one stage to another may change those, and a session can't write byte code.
+    if os.path.exists("/etc/ld.so.cache"):
+        copy("/etc/ld.so.cache", image)
+    # Not by time stamp: a copy between stages may change those, and a session can't write byte code.
     mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
     for folder in (image + library, packages, gateway):
         compileall.compile_dir(folder, quiet=2, stripdir=image, invalidation_mode=mode)
@@ -74,17 +71,19 @@ def install(requirements, target):
 
 
 def linked(binary):
-    """The shared libraries that a program or library needs, as the loader finds them."""
-    run = subprocess.run([loader(), "--list", binary], capture_output=True, text=True, check=True)
-    words = [line.split() for line in run.stdout.splitlines()]
-    return {line[2] for line in words if len(line) > 2 and line[1] == "=>" and line[2].startswith("/")}
+    """The paths where a program or library will look for its loader and its shared libraries."""
+    run = subprocess.run([loader(), "--list", binary], capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        sys.exit(f"the base image lacks what {os.path.basename(binary)} links: {run.stderr.strip()}")
+    words = run.stdout.replace("=>", " ").split()
+    return {word for word in words if word.startswith("/")}
 
 
-def loader(program=None):
-    """The ELF interpreter of this Python, at the path its executable names."""
+def loader():
+    """The ELF interpreter that has loaded this Python."""
     with open("/proc/self/maps", encoding="utf-8") as lines:
         paths = {line.split()[-1] for line in lines}
-    return next(path for path in sorted(paths) if os.path.basename(path).startswith("ld-"))
+    return next(path for path in sorted(paths) if os.path.basename(path).startswith(("ld-", "ld64")))
 
 
 def copy(path, image):
