@@ -1,7 +1,7 @@
 """The docker backend: one hardened container a session, made by the Docker engine. See sandbox/README.md.
 
-The container's first process is the session's supervisor, its stream the engine's attach connection. When that
-closes, however this process ends, the supervisor's input ends, it ends too, and the engine removes the
+The container's first process is the session's supervisor, its stream the engine's attach connection. When
+that closes, however this process ends, the supervisor's input ends, it ends too, and the engine removes the
 container. What can be left behind is one that was made and never started; `engine.reap` removes those.
 
 Guaranteed: no network, a read-only root, no capability, an unused user id for each session, limits on memory,
@@ -172,8 +172,9 @@ class Attached:
             )
         attach = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
         raw = engine.attach_socket(container, params=attach)
-        # A descriptor of our own: the library's object belongs to an HTTP response that may be collected.
+        # A descriptor of our own: the library's belongs to an HTTP response, which closes it when collected.
         self._socket = socket.socket(fileno=os.dup(raw.fileno()))
+        raw._sock.close()
         raw.close()
         self._socket.settimeout(None)
         self._poll = select.poll()  # select() can't watch descriptors over 1023
