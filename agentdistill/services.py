@@ -16,10 +16,12 @@ import http.client
 import json
 import os
 import secrets
+import shutil
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -99,6 +101,19 @@ def log_file(name: str) -> Path:
     return state_folder() / f"{name}.log"
 
 
+def is_up(state: State) -> bool:
+    return health(state) is not None if state.how == "docker" else is_running(state)
+
+
+def down(state: State) -> None:
+    """End a service, for certain, and forget it."""
+    if state.how == "docker":
+        _compose(state, "down", "--timeout", "10")
+    else:
+        _end(state)
+    forget_state(state.service)
+
+
 def read_state(name: str) -> State | None:
     """What `up` has written; it may have died since. A file of another version counts as none."""
     try:
@@ -158,16 +173,16 @@ def up_local(name: str, port: int | None = None) -> tuple[State, bool]:
     """Start a service as a process of this user; False beside its state if it was up already."""
     service = SERVICES[name]
     state = read_state(name)
-    if state is not None and (state.how == "docker" or is_running(state)):
-        if state.how == "docker":
-            raise UsageError(f"{name} is up in Docker", "agentdistill services down, then up --local")
+    if state is not None and state.how == "docker":
+        raise UsageError(f"{name} is up in Docker", "agentdistill services down, then up --local")
+    if state is not None and is_running(state):
         if port not in (None, state.port):
             message = f"{name} is up already, on port {state.port}"
             raise UsageError(message, "agentdistill services down first")
         return state, False
     folder = state_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    state = State(name, "local", port or service.port, secrets.token_urlsafe(24))
+    state = State(name, "local", port or service.port, _token(service))
     pid = _spawn(service_folder(name) / service.program, state, log_file(name))
     state = replace(state, pid=pid, started=_created(pid) or 0.0)
     write_state(state)
@@ -178,6 +193,11 @@ def up_local(name: str, port: int | None = None) -> tuple[State, bool]:
         forget_state(name)
         raise
     return state, True
+
+
+def _token(service: Service) -> str:
+    """The one in the variable, since clients would use that; else a new one, for the state file."""
+    return os.environ.get(service.token_variable) or secrets.token_urlsafe(24)
 
 
 def _spawn(program: Path, state: State, log: Path) -> int:
@@ -239,11 +259,6 @@ def _created(pid: int) -> float | None:
         return None
 
 
-def down_local(state: State) -> None:
-    _end(state)
-    forget_state(state.service)
-
-
 def _end(state: State) -> None:
     """SIGTERM, and SIGKILL if that doesn't do. Its jails end with it, either way."""
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -259,8 +274,49 @@ def _end(state: State) -> None:
         raise InfrastructureError(f"process {state.pid} of {state.service} does not end")
 
 
-def environment(state: State) -> Mapping[str, str]:
-    """What compose.yaml reads of ours."""
+# ---------------------------------------------------------------------- Docker
+
+
+def up_docker(name: str, port: int | None, progress: Callable[[str], None]) -> tuple[State, bool]:
+    """Start a service by compose.yaml, likewise. The image must be there: `agentdistill services build`."""
+    state = read_state(name)
+    if state is not None and state.how == "local" and is_running(state):
+        raise UsageError(f"{name} is up as a local process", "agentdistill services down, then up --docker")
+    if state is not None and state.how == "docker" and health(state) is not None:
+        if port not in (None, state.port):
+            message = f"{name} is up already, on port {state.port}"
+            raise UsageError(message, "agentdistill services down first")
+        return state, False
+    state_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+    state = State(name, "docker", port or SERVICES[name].port, _token(SERVICES[name]))
+    write_state(state)  # before the start: `down` cleans up after one that fails
+    progress(f"{name}: starting the container")
+    _compose(state, "up", "-d", name)
+    progress(f"{name}: waiting until it is healthy")
+    wait_until_healthy(state)
+    return state, True
+
+
+def _compose(state: State, *arguments: str) -> None:
+    """Run compose on our file; its last line is the error's text."""
     service = SERVICES[state.service]
-    prefix = service.token_variable.removesuffix("TOKEN")
-    return {service.token_variable: state.token, f"{prefix}PORT": str(state.port)}
+    port_variable = service.token_variable.replace("TOKEN", "PORT")
+    environment = {**os.environ, service.token_variable: state.token, port_variable: str(state.port)}
+    file = service_file("compose.yaml")
+    command = [*_compose_program(), "-p", "agentdistill", "-f", str(file), *arguments]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        lines = (run.stderr or run.stdout).strip().splitlines() or ["it said nothing"]
+        remedy = "agentdistill services build" if "image" in lines[-1] else "see `docker info`"
+        raise InfrastructureError(f"{' '.join(command[:2])} {arguments[0]} failed: {lines[-1][:500]}", remedy)
+
+
+def _compose_program() -> list[str]:
+    """Both are about: the plugin of newer Docker, and the program of its own that came before."""
+    if shutil.which("docker"):
+        run = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)  # noqa: S607
+        if run.returncode == 0:
+            return ["docker", "compose"]
+    if shutil.which("docker-compose"):
+        return ["docker-compose"]
+    raise InfrastructureError("there is no Docker Compose here", "install it, or use services up --local")

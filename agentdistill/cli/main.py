@@ -20,6 +20,7 @@ from agentdistill.cli import (
     models,
     quickstart,
     sandbox,
+    services,
     tasks,
     train,
 )
@@ -47,6 +48,7 @@ app.command("eval")(evaluate.evaluate)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
 app.add_typer(sandbox.app, name="sandbox")
+app.add_typer(services.app, name="services")
 
 
 def _version(wanted: bool) -> None:
