@@ -37,6 +37,10 @@ class Processes:
         finally:
             os.close(fd)
 
+    def count(self):
+        """How many processes this /proc shows, zombies among them."""
+        return sum(name.isdigit() for name in os.listdir(self.folder))
+
     def descendants(self, root, spare=()):
         """Pids of everything below a process, but not those to spare (what is below them still counts)."""
         children = {}

@@ -31,6 +31,7 @@ import worker
 OUT_HIGH = 8 << 20  # bytes waiting for the client; above it interpreters aren't read
 SWEEP_ROUNDS = 200
 POLL = 0.2  # seconds between looks at what a running step takes
+OURS = 2  # bubblewrap's init and we: what a pid namespace holds beside interpreters
 FAMILY = 2  # times memory_mb an interpreter and its children may take together; forks share pages, so not 1
 MAX_FILES = 20_000  # in all folders of a session: every one costs the kernel memory that no limit counts
 CREDENTIALS = struct.Struct("3i")
@@ -45,6 +46,9 @@ class Node:
         self.folder = folder
         self.log = log
         self.pid = None
+        self.events = 0  # what is waited for on its socket
+        self.awaited = False  # the client wants to know when it is ready
+        self.forgotten = False  # the client does not want to know when it is dead
         self.greedy = False  # killed for the memory that it and its children took together
         self.incoming = bytearray()
         self.outgoing = bytearray()
@@ -64,8 +68,14 @@ class Supervisor:
         self.busy = set()  # interpreters that were told something since the last sweep
         self.next_look = 0.0
         self.wake_in, self.wake_out = os.pipe()
+        self.sockets = {}  # descriptor -> its node
+        self.lagging = False  # something waits for the client
+        self.stuffed = False  # too much does
+        self.poll = select.poll()
         for fd in (stream_in, stream_out, self.wake_in, self.wake_out):
             os.set_blocking(fd, False)
+        for fd in (stream_in, self.wake_in):
+            self.poll.register(fd, select.POLLIN)
 
     # ------------------------------------------------------------------ the loop
 
@@ -76,40 +86,54 @@ class Supervisor:
         hello = {"op": "hello", "protocol": wire.PROTOCOL, "python": sys.version.split()[0]}
         self.tell({**hello, "first": 1, "jail": self.config["jail"], "cgroup": self.config.get("cgroup")})
         while True:
-            reading = [self.stream_in, self.wake_in]
-            if len(self.outgoing) < OUT_HIGH:
-                reading += [node.sock for node in self.nodes.values()]
-            writing = [node.sock for node in self.nodes.values() if node.outgoing]
-            if self.outgoing:
-                writing.append(self.stream_out)
-            ready, writable, _ = select.select(reading, writing, [], POLL if self.busy else None)
+            ready = {fd for fd, _ in self.poll.poll(POLL * 1000 if self.busy else None)}
             self.police()
-            self.flush(writable)
+            if self.stream_out in ready:
+                self.flush()
             if self.wake_in in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self.wake_in, 4096)
                 self.reap()
-            for node in list(self.nodes.values()):
-                if node.sock in ready:
+            for node in [self.sockets[fd] for fd in ready if fd in self.sockets]:
+                if node.outgoing:
+                    self.push(node)
+                if not self.stuffed:
                     self.read_node(node)
             if self.stream_in in ready and not self.read_stream():
                 return
+
+    def watch(self, node):
+        """Tell the kernel what we wait for; nothing from an interpreter while the client lags behind."""
+        events = (0 if self.stuffed else select.POLLIN) | (select.POLLOUT if node.outgoing else 0)
+        if events != node.events:
+            if events:
+                self.poll.register(node.sock, events)
+            else:  # a dead one would be reported even without events
+                self.poll.unregister(node.sock)
+            node.events = events
 
     def tell(self, message):
         self.send(0, json.dumps(message).encode())
 
     def send(self, channel, body):
         self.outgoing += wire.STREAM.pack(len(body), channel) + body
+        self.flush()
+
+    def flush(self):
         with contextlib.suppress(BlockingIOError):
             del self.outgoing[: os.write(self.stream_out, self.outgoing)]
-
-    def flush(self, writable):
-        if self.stream_out in writable:
-            with contextlib.suppress(BlockingIOError):
-                del self.outgoing[: os.write(self.stream_out, self.outgoing)]
-        for node in list(self.nodes.values()):
-            if node.sock in writable:
-                self.push(node)
+        lagging = bool(self.outgoing)
+        if lagging != self.lagging:
+            self.lagging = lagging
+            if lagging:
+                self.poll.register(self.stream_out, select.POLLOUT)
+            else:
+                self.poll.unregister(self.stream_out)
+        stuffed = len(self.outgoing) >= OUT_HIGH
+        if stuffed != self.stuffed:
+            self.stuffed = stuffed
+            for node in self.nodes.values():
+                self.watch(node)
 
     def push(self, node):
         try:
@@ -118,6 +142,7 @@ class Supervisor:
             pass
         except OSError:  # it is dead; its death is reported by whoever reaps it
             node.outgoing.clear()
+        self.watch(node)
 
     def read_stream(self):
         try:
@@ -140,18 +165,26 @@ class Supervisor:
                 if channel in self.nodes:
                     node = self.nodes[channel]
                     node.outgoing += wire.NODE.pack(size, wire.MESSAGE) + body
-                    self.busy.add(node)
                     self.push(node)
+                    if not self.busy:
+                        self.next_look = time.monotonic() + POLL
+                    self.busy.add(node)
             else:
                 self.obey(json.loads(body))
         return True
 
     def obey(self, order):
-        if order["op"] == "fork":
+        """`revive` forks an interpreter and tells when it is ready, `try` forks candidates, `park` sweeps and
+        forks a twin. `kill` reports the deaths; `drop` doesn't, the client has forgotten them."""
+        if order["op"] in ("revive", "try"):
             self.fork(order)
-        elif order["op"] == "kill":
+        elif order["op"] == "park":
+            self.sweep()
+            self.fork(order)
+        elif order["op"] in ("kill", "drop"):
             for number in order["ids"]:
                 if number in self.nodes:
+                    self.nodes[number].forgotten = order["op"] == "drop"
                     self.kill(self.nodes[number])
         elif order["op"] == "sweep":
             self.sweep()
@@ -189,7 +222,8 @@ class Supervisor:
             body = bytes(node.incoming[wire.NODE.size : end])
             del node.incoming[:end]
             if kind == wire.READY:
-                self.tell({"op": "ready", "id": node.number})
+                if node.awaited:
+                    self.tell({"op": "ready", "id": node.number})
             else:
                 self.send(node.number, body)
         return True
@@ -218,25 +252,23 @@ class Supervisor:
 
     def bury(self, node, status):
         del self.nodes[node.number]
+        del self.sockets[node.sock.fileno()]
         self.busy.discard(node)
+        if node.events:
+            self.poll.unregister(node.sock)
         node.sock.close()
-        if isinstance(status, int):
-            status = os.waitstatus_to_exitcode(status)
+        if not node.forgotten:
+            self.report(node, os.waitstatus_to_exitcode(status) if isinstance(status, int) else status)
+        os.close(node.log)
+        self.folders.release(node.folder)
+
+    def report(self, node, status):
         size = os.fstat(node.log).st_size
         window = self.config["output_chars"] * 4
         text = os.pread(node.log, window, 0).decode("utf-8", "replace")
-        os.close(node.log)
-        self.tell(
-            {
-                "op": "died",
-                "id": node.number,
-                "status": status,
-                "memory": node.greedy,
-                "logs": text,
-                "cut": max(0, size - window),
-            }
-        )
-        self.folders.release(node.folder)
+        cut = max(0, size - window)
+        message = {"op": "died", "id": node.number, "status": status, "memory": node.greedy}
+        self.tell({**message, "logs": text, "cut": cut})
 
     # ------------------------------------------------------------------ killing
 
@@ -279,6 +311,8 @@ class Supervisor:
                 self.read_node(node)
         for _ in range(SWEEP_ROUNDS):
             self.reap()
+            if self.config["jail"] == "bubblewrap" and self.processes.count() == len(self.nodes) + OURS:
+                return  # without looking at each
             strays = self.processes.descendants(os.getpid(), {node.pid for node in self.nodes.values()})
             if not strays:
                 return
@@ -302,6 +336,7 @@ class Supervisor:
     def start_first(self):
         """When memory runs out in a cgroup, the kernel is to take an interpreter, not the supervisor."""
         node, theirs, log = self.new_node(None)
+        node.awaited = True
         self.processes.preferred_victim(True)
         pid = os.fork()
         if pid == 0:
@@ -350,6 +385,8 @@ class Supervisor:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         node = Node(self.last, ours, folder, log)
         self.nodes[node.number] = node
+        self.sockets[ours.fileno()] = node
+        self.watch(node)
         return node, theirs, theirs_log
 
     def fork(self, order):
@@ -359,7 +396,8 @@ class Supervisor:
         full = False
         try:
             for _ in range(order["count"] if parent else 0):
-                made.append(self.new_node(parent, order["twin"]))
+                made.append(self.new_node(parent, order["op"] == "park"))
+                made[-1][0].awaited = order["op"] == "revive"
         except (OSError, RecursionError):  # RecursionError: a hostile tree of folders
             full = True
         if full or not parent:

@@ -91,7 +91,7 @@ class Session:
         self._begin()
         if len(codes) == 1:
             return [self._single(codes[0])]
-        ids = self._fork(self._live, len(codes))
+        ids = self._fork("try", self._live, len(codes))
         if not ids:
             error = "OSError: no room for copies of the session's folder: delete files first"
             return [Execution(error=error, error_kind=ErrorKind.EXCEPTION) for _ in codes]
@@ -109,7 +109,7 @@ class Session:
             self._drop_candidates()
             self._push(self._parked[-1] if self._parked else self._first)
             return
-        self._kill([self._live])
+        self._drop([self._live])
         self._live = node
         self._drop_candidates()
         self._park()
@@ -124,7 +124,7 @@ class Session:
             return
         self._drop_candidates()
         gone, self._parked = self._parked[-steps:], self._parked[:-steps]
-        self._kill([self._live, *(node for node in set(gone) if node not in (self._first, *self._parked))])
+        self._drop([self._live, *(node for node in set(gone) if node not in (self._first, *self._parked))])
         self._link.send(0, {"op": "sweep"})
         self._revive()
 
@@ -186,7 +186,7 @@ class Session:
             node = self._parked[index] if index >= 0 else self._first
             if node == NO_TWIN or node in self._dead:
                 continue
-            ids = self._fork(node, 1)
+            ids = self._fork("revive", node, 1)
             if ids and self._await_ready(ids[0]):
                 self._live = ids[0]
                 lost = len(self._parked) - 1 - index
@@ -209,8 +209,11 @@ class Session:
 
     def _park(self) -> None:
         """Order a twin of the live interpreter. The answer is taken up by the next call, not waited for."""
-        self._link.send(0, {"op": "sweep"})
-        self._parking = self._order_fork(self._live, 1, twin=True)
+        while (
+            len(self._parked) >= MAX_TWINS
+        ):  # here, and not when it has answered: then a step may be waiting
+            self._drop_oldest()
+        self._parking = self._order("park", self._live, 1)
 
     def _settle(self) -> None:
         """Take up the answer to the last `_park`."""
@@ -221,34 +224,35 @@ class Session:
         self._parking = None
         while full and any(self._parked):  # its folder doesn't fit: older states make room
             self._drop_oldest()
-            ids, full = self._forks(self._order_fork(self._live, 1, twin=True))
+            ids, full = self._forks(self._order("park", self._live, 1))
         self._push(ids[0] if ids else NO_TWIN)
 
     def _push(self, node: int) -> None:
+        """The state after this step; one that repeats an older one may be the 17th in the list."""
         self._parked.append(node)
-        while len(self._parked) > MAX_TWINS:
+        if len(self._parked) > MAX_TWINS:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
         node = self._parked.pop(0)
         self._dropped += 1
         if node not in (self._first, NO_TWIN, *self._parked):
-            self._kill([node])
+            self._drop([node])
 
     def _drop_candidates(self) -> None:
         if self._candidates:
-            self._kill(self._candidates)
+            self._drop(self._candidates)
             self._candidates = []
             self._link.send(0, {"op": "sweep"})
 
-    def _fork(self, node: int, count: int) -> list[int]:
+    def _fork(self, op: str, node: int, count: int) -> list[int]:
         """New forks of an interpreter; none if it is gone or there is no room for copies of its folder."""
-        return self._forks(self._order_fork(node, count))[0]
+        return self._forks(self._order(op, node, count))[0]
 
-    def _order_fork(self, node: int, count: int, twin: bool = False) -> int:
+    def _order(self, op: str, node: int, count: int) -> int:
+        """Order forks: "revive" one, "try" candidates, or "park": sweep up after the step and fork a twin."""
         self._numbers += 1
-        order = {"op": "fork", "from": node, "count": count, "twin": twin, "tag": self._numbers}
-        self._link.send(0, order)
+        self._link.send(0, {"op": op, "from": node, "count": count, "tag": self._numbers})
         return self._numbers
 
     def _forks(self, tag: int) -> tuple[list[int], bool]:
@@ -256,6 +260,10 @@ class Session:
         self._link.wait(lambda: tag in self._forked, FORK_SECONDS, "the supervisor does not answer")
         answer = self._forked.pop(tag)
         return answer["ids"], answer["full"]
+
+    def _drop(self, nodes: Sequence[int]) -> None:
+        """Kill what is of no interest any more."""
+        self._link.send(0, {"op": "drop", "ids": list(nodes)})
 
     def _kill(self, nodes: Sequence[int]) -> None:
         if nodes:
