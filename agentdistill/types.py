@@ -119,13 +119,15 @@ class SandboxTool:
 
     `call` takes JSON-like keyword arguments and returns JSON-like data; it runs on our side and may
     be called from several threads. A tool that is not `repeatable` (it changes the world) is
-    refused before a run of several candidates starts.
+    refused before a run of several candidates starts. When it hasn't answered in `seconds`, the code
+    is told so and goes on; the call itself can't be stopped and is not waited for.
     """
 
     name: str
     call: Callable[..., Any]
     parameters: tuple[str, ...] = ()
     repeatable: bool = True
+    seconds: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)

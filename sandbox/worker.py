@@ -194,6 +194,7 @@ class Interpreter:
         self.tools = {}
         self.sources = {}  # file name given to compile() -> lines, for tracebacks into earlier steps
         self.final = None
+        self.lost = []  # what could not be carried into this fork
         self.main = types.ModuleType("__main__")
         self.main.__builtins__ = __builtins__
         sys.modules["__main__"] = self.main
@@ -244,6 +245,8 @@ class Interpreter:
         self.final = None
         value, error, kind = None, None, None
         try:
+            if self.lost:
+                raise OSError(self.lost.pop())  # said once; the code has not run
             value = self.execute(message["code"])
         except FinalAnswer:
             pass
@@ -365,7 +368,8 @@ class Interpreter:
             if fd not in (sock, log):
                 os.close(fd)
         self.channel.sock.close()
-        os.setpgid(0, 0)
+        with contextlib.suppress(PermissionError):  # in the landlock jail the supervisor does it
+            os.setpgid(0, 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
@@ -379,7 +383,7 @@ class Interpreter:
         self.channel.ready()
 
     def separate_files(self, keep, before, folder):
-        """Open files go on in the child's own copy of the folder; sockets and pipes are closed."""
+        """Open files go on in copies of our own, at the same place; sockets and pipes are closed."""
         paths = None
         for fd in open_files():
             if fd == keep:
@@ -392,21 +396,34 @@ class Interpreter:
             if paths is None:
                 paths = inodes(before)
             name = paths.get((status.st_dev, status.st_ino))
-            if name is not None:
-                self.reopen(fd, os.path.join(folder, name))
+            try:
+                copy = duplicate(fd, folder) if name is None else reopen(fd, os.path.join(folder, name))
+                os.lseek(copy, os.lseek(fd, 0, os.SEEK_CUR), os.SEEK_SET)
+            except OSError as problem:
+                self.lost.append(f"an open file could not be copied ({problem.strerror}): close it first")
+                copy = os.open(os.devnull, os.O_RDWR)  # better no file than the sibling's
+            os.dup2(copy, fd, inheritable=False)
+            os.close(copy)
 
-    def reopen(self, fd, path):
-        import fcntl
 
-        flags = fcntl.fcntl(fd, fcntl.F_GETFL) & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC)
-        try:
-            copy = os.open(path, flags)
-        except OSError:  # not in the copy: better no file than the sibling's
-            os.dup2(os.open(os.devnull, os.O_RDWR), fd, inheritable=False)
-            return
-        os.lseek(copy, os.lseek(fd, 0, os.SEEK_CUR), os.SEEK_SET)
-        os.dup2(copy, fd, inheritable=False)
+def reopen(fd, path):
+    """The file at `path`, opened as `fd` is."""
+    import fcntl
+
+    return os.open(path, fcntl.fcntl(fd, fcntl.F_GETFL) & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC))
+
+
+def duplicate(fd, folder):
+    """A nameless file with the content of one that has no name in our folder, because it was deleted."""
+    copy = os.open(folder, os.O_RDWR | os.O_TMPFILE, 0o600)
+    try:
+        place = 0
+        while data := os.pread(fd, 1 << 20, place):
+            place += os.write(copy, data)
+    except OSError:
         os.close(copy)
+        raise
+    return copy
 
 
 def evaluate(code, name, space):

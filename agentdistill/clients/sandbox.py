@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from agentdistill.clients import bubblewrap, process
 from agentdistill.clients.link import Stream
 from agentdistill.clients.session import Session
 from agentdistill.errors import SandboxError, UsageError
-from agentdistill.types import Limits, Sandbox, SandboxTool
+from agentdistill.types import Limits, SandboxTool
 
-SPECS = ("auto", "bubblewrap", "process")
+STRENGTH = ("bubblewrap", "docker", "landlock")
+SPECS = ("auto", *STRENGTH, "docker:RUNTIME", "ws://HOST:PORT", "process")
 """The in-memory fake is no SPEC: it runs code in this process, so no flag, file or variable may name it."""
 
 Tools = Mapping[str, SandboxTool] | Sequence[SandboxTool]
@@ -47,7 +47,7 @@ def open_sandbox(
     tools: Tools = (),
     limits: Limits | None = None,
     preload: Sequence[str] = (),
-) -> Sandbox:
+) -> Session:
     """Open a session. `preload`: modules to import before the first step, once for all its forks.
 
     SandboxError if it cannot start, UsageError if the SPEC or a tool's name is wrong.
@@ -75,7 +75,7 @@ class SandboxPool:
         for _ in range(size):
             self._start()
 
-    def open(self, tools: Tools = ()) -> Sandbox:
+    def open(self, tools: Tools = ()) -> Session:
         """A session. SandboxError if none can be started."""
         given = _named(tools)
         try:
@@ -107,23 +107,50 @@ class SandboxPool:
 
 
 def resolve(spec: str = "auto") -> str:
-    """The backend a SPEC stands for on this machine. For `auto` the first one that can run a session."""
+    """The backend a SPEC stands for on this machine. For `auto` the strongest that can run a session here:
+    bubblewrap, docker if an engine answers and has the image, landlock; SandboxError if none can."""
     return _strongest() if spec == "auto" else spec
 
 
 @functools.cache
 def _strongest() -> str:
-    _backend("bubblewrap").open((), Limits(), ()).close()
-    return "bubblewrap"
+    problems = []
+    for spec in STRENGTH:
+        try:
+            _backend(spec).open((), Limits(), ()).close()
+            return spec
+        except SandboxError as error:
+            problems.append(f"{spec}: {error.message}")
+    raise SandboxError(
+        f"no sandbox works here ({'; '.join(problems)})",
+        "`agentdistill sandbox doctor` says what to do for each",
+    )
 
 
 def _backend(spec: str) -> Backend:
+    """The backend of a SPEC; its module is imported only when it is asked for."""
+    name, _, rest = spec.partition(":")
     if spec == "bubblewrap":
+        from agentdistill.clients import bubblewrap
+
         return Backend(bubblewrap.open_stream, bubblewrap.remedy)
+    if spec == "landlock":
+        from agentdistill.clients import landlock
+
+        return Backend(landlock.open_stream, landlock.remedy)
+    if name == "docker" and (rest or spec == "docker"):
+        from agentdistill.clients import docker
+
+        rebuild = "`agentdistill services build` makes the image anew"
+        return Backend(functools.partial(docker.open_stream, runtime=rest), lambda: rebuild)
+    if name in ("ws", "wss"):
+        from agentdistill.clients import remote
+
+        return Backend(functools.partial(remote.open_stream, url=spec), lambda: remote.remedy(spec))
     if spec == "process":
+        from agentdistill.clients import process
+
         return Backend(process.open_stream, lambda: "")
-    if spec in ("docker", "landlock") or spec.startswith(("docker:", "ws://", "wss://")):
-        raise UsageError(f"the sandbox {spec!r} is not built yet", "use --sandbox bubblewrap")
     raise UsageError(f"no sandbox is called {spec!r}", f"one of {', '.join(SPECS)}")
 
 
@@ -137,21 +164,19 @@ def _named(tools: Tools) -> list[SandboxTool]:
 
 
 def doctor() -> list[tuple[str, bool, str, str]]:
-    """(name, works, what was found, what to do for it to work), strongest first."""
-    return [
-        _bubblewrap(),
-        ("docker", False, "not built yet", ""),
-        ("landlock", False, "not built yet", ""),
-    ]
+    """(name, works, what was found, what to do for it to work), strongest first. Runs a session in each."""
+    return [_try(spec) for spec in STRENGTH]
 
 
-def _bubblewrap() -> tuple[str, bool, str, str]:
+def _try(spec: str) -> tuple[str, bool, str, str]:
+    code = "import numpy, sympy\nf'numpy {numpy.__version__}, sympy {sympy.__version__}'"
     try:
-        with _backend("bubblewrap").open((), Limits(seconds=20), ()) as session:
-            [execution] = session.run(["import numpy, sympy\nnumpy.__version__, sympy.__version__"])
+        with _backend(spec).open((), Limits(), ()) as session:
+            [execution] = session.run([code])
+            found = session.facts
     except SandboxError as error:
-        return ("bubblewrap", False, error.message, error.remedy)
-    detail = f"{bubblewrap.bwrap()}"
-    if execution.error:
-        return ("bubblewrap", True, f"{detail}; no numpy or sympy in it", "pip install numpy sympy")
-    return ("bubblewrap", True, f"{detail}; numpy {execution.value[0]}, sympy {execution.value[1]}", "")
+        return (spec, False, error.message, error.remedy)
+    limit = f"memory limit by cgroup ({found['cgroup']})" if found.get("cgroup") else "no cgroup, memory polled"
+    packages = "no numpy or sympy in it" if execution.error else execution.value
+    remedy = "pip install numpy sympy" if execution.error else ""
+    return (spec, True, f"Python {found['python']}, {packages}, {limit}", remedy)

@@ -4,8 +4,8 @@ The other end is the jail's supervisor. It forks, kills and relays; everything t
 deadlines, which interpreter is the session, which are candidates, which are parked twins, what a tool call
 gets for an answer. Only the thread inside `run` reads the stream; tools run in threads of their own.
 
-Guaranteed: `run` returns within its deadline (plus the kill) whatever the code does, as long as its tools
-return; a tool call is answered by us and to the interpreter that asked; after a failed step the session is
+Guaranteed: `run` returns within its deadline (plus the kill, and the time that tools take) whatever the code
+does; a tool call is answered by us and to the interpreter that asked; after a failed step the session is
 what it was before it, unless an error text says otherwise. Not guaranteed: that two runs see equal timing.
 A session may be used from any thread, by one at a time.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
@@ -49,6 +49,7 @@ class _Step:
     pending: int = 0
     timed_out: bool = False
     calls: list[Call] = field(default_factory=list)
+    waiting: dict[int, Call] = field(default_factory=dict)  # calls without an answer, by the code's number
     result: Execution | None = None
 
 
@@ -136,6 +137,11 @@ class Session:
         message = {"op": "put", "name": name, "value": protocol.encode(data)}
         for node in dict.fromkeys([self._live, *filter(None, self._parked), self._first]):
             self._link.send(node, message)
+
+    @property
+    def facts(self) -> Mapping[str, Json]:
+        """What the jail says of itself: `jail`, `python` (version), `cgroup` (what limits memory, or None)."""
+        return dict(self._hello or {})
 
     def close(self) -> None:
         """Kill everything. May be called again."""
@@ -320,7 +326,10 @@ class Session:
         return min(until, default=KILL_SECONDS)
 
     def _enforce(self, step: _Step) -> None:
-        if step.result is not None or step.ticking is None:
+        if step.result is not None:
+            return
+        if step.ticking is None:
+            self._give_up(step)
             return
         if time.monotonic() - step.ticking < step.left:
             return
@@ -396,13 +405,29 @@ class Session:
             if step.ticking is not None:
                 step.left -= time.monotonic() - step.ticking
                 step.ticking = None
-        call.answer.add_done_callback(lambda done: self._answer(step, number, done))
 
-    def _answer(self, step: _Step, number: int, done: Future[Answer]) -> None:
+        def answered(done: Future[Answer]) -> None:
+            if not done.cancelled():
+                self._answer(step, call, number, done.result())
+
+        step.waiting[number] = call
+        call.answer.add_done_callback(answered)
+
+    def _give_up(self, step: _Step) -> None:
+        """Tools that have not answered in their time: the code is told, and goes on."""
+        now = time.monotonic()
+        for number, call in list(step.waiting.items()):
+            if now - call.started > call.seconds:
+                text = f"TimeoutError: {call.name} did not answer within {call.seconds:g} s"
+                self._answer(step, call, number, Answer(error=text))
+
+    def _answer(self, step: _Step, call: Call, number: int, answer: Answer) -> None:
         """Send a tool's answer; runs in the tool's thread, or in ours if there was nothing to wait for."""
-        if done.cancelled():
-            return
-        answer = done.result()
+        with self._clock:
+            if call.replied:
+                return
+            call.replied = True
+            step.waiting.pop(number, None)
         message: dict[str, Json] = {"op": "answer", "id": number}
         if answer.error is not None:
             message["error"] = answer.error

@@ -2,7 +2,7 @@
 
 Guaranteed: a tool is called with keyword arguments it has declared, and with plain data; what it raises
 becomes text for the code; identical calls of one run of several candidates are made once. Not guaranteed:
-that the data makes sense to the tool, or that a tool ever returns: its own timeout is its own business.
+that the data makes sense to the tool, or that a call that is no longer waited for ever ends.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class Call:
     arguments: Json
     answer: Future[Answer]
     started: float
+    seconds: float
+    replied: bool = False  # the code has its answer, even if there was none
 
 
 class Desk:
@@ -65,7 +67,8 @@ class Desk:
             answer.set_result(Answer(error=problem))
         else:
             answer = self._submit(tool, arguments)
-        return Call(protocol.text(str(name), 200), arguments, answer, time.monotonic())
+        seconds = tool.seconds if tool else 0.0
+        return Call(protocol.text(str(name), 200), arguments, answer, time.monotonic(), seconds)
 
     def close(self) -> None:
         if self._pool is not None:
