@@ -52,6 +52,7 @@ USUAL = {
 """The client's default limits: the pool is filled for them."""
 MAX_OUTPUT_CHARS = 1_000_000
 MAX_CORES = 64
+MAX_MESSAGE = 1 << 20  # bytes; a client cuts its stream into smaller ones
 OPENING_SECONDS = 10.0
 FAREWELL_SECONDS = 2.0  # for the last words to a client that may not be reading
 RETRY_SECONDS = 1
@@ -256,7 +257,6 @@ def read_options():
     add("--warm", type=int, default=2, help="jails started ahead")
     add("--idle-seconds", type=float, default=1800.0, help="a session without a byte either way ends")
     add("--lifetime-seconds", type=float, default=86_400.0)
-    add("--max-message-kb", type=int, default=1024)
     add("--max-seconds", type=float, default=3600.0, help="highest limits a client may ask for:")
     add("--max-memory-mb", type=int, default=4096)
     add("--max-folder-mb", type=int, default=512)
@@ -339,7 +339,7 @@ async def serve(options, token, sock):
     config = uvicorn.Config(
         gateway.app(),
         ws="websockets-sansio",  # the one whose reading stops while the last message isn't taken
-        ws_max_size=options.max_message_kb << 10,
+        ws_max_size=MAX_MESSAGE,
         ws_ping_interval=None,  # TCP's own keep-alive finds dead ends; a client that doesn't read isn't one
         ws_per_message_deflate=False,
         lifespan="off",

@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import re
+import select
 import shutil
 import socket
 import subprocess
@@ -95,12 +96,10 @@ class Jail:
         self.hello = b""
 
     def alive(self):
-        try:
-            return self.stream.recv(1, socket.MSG_PEEK) != b""
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
+        """Whether its end of the stream is open. Not by reading: what it said before may be waiting there."""
+        poll = select.poll()
+        poll.register(self.stream, select.POLLRDHUP)
+        return not poll.poll(0)
 
 
 class Jails:

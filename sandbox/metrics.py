@@ -10,7 +10,8 @@ class Metrics:
     def __init__(self):
         self.leases = 0
         self.refused = collections.Counter(token=0, full=0, origin=0)
-        self.ended = collections.Counter(client=0, jail=0, idle=0, lifetime=0, shutdown=0)
+        reasons = ("client", "jail", "idle", "lifetime", "shutdown", "too_large", "call", "start")
+        self.ended = collections.Counter(dict.fromkeys(reasons, 0))
         self.buckets = dict.fromkeys(BUCKETS, 0)
         self.starts = 0
         self.start_seconds = 0.0

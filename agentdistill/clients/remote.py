@@ -36,7 +36,7 @@ START_SECONDS = 35.0  # the gateway gives a jail 30
 CLOSE_SECONDS = 2.0
 PIECE = 256 << 10  # bytes in a message; the gateway takes up to 1 MiB
 RETRY = (0.1, 2.0)  # least and most seconds between two tries
-_TOO_BIG, _AWAY, _RESTART = 1009, 1001, 1012
+_AWAY, _RESTART = 1001, 1012
 
 
 def open_stream(limits: Limits, preload: Sequence[str], url: str, wait: float = WAIT_SECONDS) -> Stream:
@@ -184,8 +184,6 @@ def _wrong_token(url: str) -> SandboxError:
 
 def _reason(closed: ConnectionClosed) -> str:
     code = closed.rcvd.code if closed.rcvd else closed.sent.code if closed.sent else None
-    if code == _TOO_BIG:
-        return "a message was larger than the gateway takes"
     if code in (_AWAY, _RESTART):
         return "the gateway has been stopped"
     return "the connection to the gateway is lost"
