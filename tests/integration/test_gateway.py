@@ -453,16 +453,16 @@ def resident_mb(gateway: Gateway) -> float:
 
 
 class _Deaf:
-    """A stream that can be told not to read."""
+    """A stream that stops reading when it is told to, and goes on when it is told to, once."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
+        self._heard = threading.Event()
         self.deaf = False
-        self.send, self.close = stream.send, stream.close
+        self.send, self.close, self.hear = stream.send, stream.close, self._heard.set
 
     def receive(self, seconds: float) -> bytes | None:
-        if self.deaf:
-            time.sleep(min(seconds, 0.05))
+        if self.deaf and not self._heard.wait(min(seconds, 0.05)):
             return None
         data: bytes | None = self._stream.receive(seconds)
         return data
@@ -477,24 +477,29 @@ for number in range(400):
 
 
 def test_a_client_that_does_not_read_costs_the_gateway_no_memory(gateway: Gateway) -> None:
-    limits = Limits(seconds=3)
+    limits = Limits(seconds=20)
     stream = _Deaf(remote.open_stream(limits, (), gateway.url))
-    with Session(stream, (), limits) as session, lease(gateway) as other:
-        one(session, "1")
+    results: list[Execution] = []
+
+    def first_call(x: str) -> None:
+        stream.deaf = True  # 399 more are on their way, 200 MB
+
+    tool = SandboxTool("t", first_call, ("x",))
+    with Session(stream, (tool,), limits) as session, lease(gateway) as other:
         one(other, "1")
         before = resident_mb(gateway)
-        stream.deaf = True
-        thread = threading.Thread(target=session.run, args=([FLOOD],))
+        thread = threading.Thread(target=lambda: results.extend(session.run([FLOOD])))
         thread.start()
+        wait_until(lambda: stream.deaf, "deaf")
         highest = before
         for _ in range(20):
             time.sleep(0.1)
             highest = max(highest, resident_mb(gateway))
         assert one(other, "1 + 1").value == 2, "another client waits for the one that doesn't read"
-        assert thread.is_alive()
-        stream.deaf = False
-        thread.join(20)
-        assert not thread.is_alive()
+        assert results == []
+        stream.hear()
+        thread.join(30)
+        assert [len(result.tool_calls) for result in results] == [400], "nothing is lost"
     assert highest - before < 15
 
 
