@@ -176,7 +176,7 @@ def _try(spec: str) -> tuple[str, bool, str, str]:
             found = session.facts
     except SandboxError as error:
         return (spec, False, error.message, error.remedy)
-    limit = f"memory limit by cgroup ({found['cgroup']})" if found.get("cgroup") else "no cgroup, memory polled"
+    limit = f"memory by cgroup ({found['cgroup']})" if found.get("cgroup") else "no cgroup: memory is polled"
     packages = "no numpy or sympy in it" if execution.error else execution.value
     remedy = "pip install numpy sympy" if execution.error else ""
     return (spec, True, f"Python {found['python']}, {packages}, {limit}", remedy)

@@ -140,7 +140,7 @@ class Session:
 
     @property
     def facts(self) -> Mapping[str, Json]:
-        """What the jail says of itself: `jail`, `python` (version), `cgroup` (what limits memory, or None)."""
+        """What the jail says of itself: `jail`, `python` (version), `cgroup` (the memory limit's, or None)."""
         return dict(self._hello or {})
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ launcher of its own.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import json
@@ -46,6 +47,16 @@ class _Launcher:
                     return
             socket.send_fds(self._start(), [request], fds)
 
+    def close(self) -> None:
+        """End the launcher, and what sessions nobody has closed; a fork's copy is not its to end."""
+        with self._lock:
+            if self._control is not None:
+                self._control.close()
+            if self._process is not None and self._owner == os.getpid():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(END_SECONDS)
+            self._control = self._process = None
+
     def _start(self) -> socket.socket:
         if self._control is not None:
             self._control.close()
@@ -60,6 +71,7 @@ class _Launcher:
 
 
 _launcher = _Launcher()
+atexit.register(_launcher.close)
 _numbers = itertools.count(1)
 
 

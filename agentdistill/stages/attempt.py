@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from agentdistill.agent import first_thought as thoughts
 from agentdistill.agent.build import build_agent, sandbox_tools
 from agentdistill.agent.executor import SandboxExecutor
 from agentdistill.agent.record import AttemptModel, Recorder
-from agentdistill.clients.sandbox import open_sandbox
 from agentdistill.errors import UsageError
 from agentdistill.grading import Grader
 from agentdistill.models.base import BaseModel, plain_messages
@@ -28,6 +27,8 @@ from agentdistill.types import (
     Limits,
     Message,
     Sampling,
+    Sandbox,
+    SandboxTool,
     StopReason,
     Task,
     ThoughtStatus,
@@ -35,6 +36,9 @@ from agentdistill.types import (
     Usage,
     to_json,
 )
+
+OpenSession = Callable[[Sequence[SandboxTool]], Sandbox]
+"""Opens a fresh sandbox session with these tools: a pool's `open`."""
 
 FIRST_THOUGHTS = ("off", "auto", "paragraph", "content", "correct-only")
 """Names `--first-thought` takes beside a FILE. `auto` is `content`; `correct-only` is `content` with first
@@ -76,7 +80,13 @@ class AttemptSettings:
 
 
 def run_attempt(
-    task: Task, sample: int, key: str, model: BaseModel, settings: AttemptSettings, grader: Grader
+    task: Task,
+    sample: int,
+    key: str,
+    model: BaseModel,
+    settings: AttemptSettings,
+    grader: Grader,
+    open_session: OpenSession,
 ) -> Trajectory:
     """Let an agent of `model` try `task` once. Raises InfrastructureError when the attempt has failed."""
     started = time.monotonic()
@@ -84,7 +94,7 @@ def run_attempt(
     thought, cost = _first_thought(task, model, sampling, settings, grader)
     prefixed = thoughts.FirstThoughtModel(model, thought.text) if thought.text else None
     attempt_model = AttemptModel(prefixed or model, sampling)
-    sandbox = open_sandbox(settings.sandbox, tools=sandbox_tools(settings.tools), limits=settings.limits)
+    sandbox = open_session(sandbox_tools(settings.tools))
     try:
         executor = SandboxExecutor(sandbox)
         recorder = Recorder(attempt_model, executor)

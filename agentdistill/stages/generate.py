@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from agentdistill.clients.sandbox import resolve
+from agentdistill.clients.sandbox import SandboxPool, resolve
 from agentdistill.grading import Grader
 from agentdistill.models.base import BaseModel
 from agentdistill.runs import RunWriter, attempt_id
@@ -13,6 +13,8 @@ from agentdistill.stages.attempt import AttemptSettings, run_attempt
 from agentdistill.stages.pool import Job, PoolResult, run_jobs
 from agentdistill.stages.progress import Progress, Silent
 from agentdistill.types import Json, Task, Trajectory
+
+MAX_WARM = 4  # jails waiting; a model takes longer for a step than a jail for its start
 
 
 def generate(
@@ -36,10 +38,14 @@ def generate(
     shape = {"model": model.fingerprint(), **settings.shape()}
     told = {"sandbox": sandbox, "samples": samples, "concurrency": concurrency, **(asked or {})}
     jobs = [Job(task, sample, attempt_id(task, sample, shape)) for sample in range(samples) for task in tasks]
-    with RunWriter(out, stage=stage, shape=shape, asked=told) as run, Grader() as grader:
+    with (
+        RunWriter(out, stage=stage, shape=shape, asked=told) as run,
+        Grader() as grader,
+        SandboxPool(sandbox, limits=settings.limits, size=min(concurrency, MAX_WARM)) as sandboxes,
+    ):
 
         def attempt(job: Job) -> Trajectory:
-            return run_attempt(job.task, job.sample, job.key, model, settings, grader)
+            return run_attempt(job.task, job.sample, job.key, model, settings, grader, sandboxes.open)
 
         return run_jobs(
             jobs, attempt, run, concurrency=concurrency, progress=progress or Silent(), stage=stage

@@ -1,15 +1,27 @@
 """One attempt: an unmodified CodeAgent, a scripted model, a real jail."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import pytest
 
 from agentdistill.clients.memory import MemorySandbox
+from agentdistill.clients.sandbox import open_sandbox
 from agentdistill.errors import ModelError, SandboxError
 from agentdistill.grading import Grader
 from agentdistill.models.scripted import ScriptedModel
 from agentdistill.prompts import load_prompts
-from agentdistill.stages import attempt as attempt_module
 from agentdistill.stages.attempt import AttemptSettings, run_attempt
-from agentdistill.types import ErrorKind, Limits, StopReason, Task, ThoughtStatus, Trajectory
+from agentdistill.types import (
+    ErrorKind,
+    Limits,
+    Sandbox,
+    SandboxTool,
+    StopReason,
+    Task,
+    ThoughtStatus,
+    Trajectory,
+)
 
 TASK = Task("t1", "What is 6 times 7?", "42", meta={"data": {"table": [{"a": 6, "b": 7}]}})
 
@@ -21,7 +33,13 @@ def action(code: str, thought: str = "Compute it.") -> str:
 def attempt(script: list[str | Exception], **settings: object) -> Trajectory:
     given = {"prompts": load_prompts("student"), "max_steps": 3, "limits": Limits(seconds=5), **settings}
     with Grader() as grader:
-        return run_attempt(TASK, 0, "key", ScriptedModel(script), AttemptSettings(**given), grader)  # type: ignore[arg-type]
+        settings = AttemptSettings(**given)  # type: ignore[arg-type]
+        open_session = partial(open_bubblewrap, settings)
+        return run_attempt(TASK, 0, "key", ScriptedModel(script), settings, grader, open_session)
+
+
+def open_bubblewrap(settings: AttemptSettings, tools: Sequence[SandboxTool]) -> Sandbox:
+    return open_sandbox("bubblewrap", tools=tools, limits=settings.limits)
 
 
 def test_three_steps_in_the_jail() -> None:
@@ -104,7 +122,7 @@ class _Lost(MemorySandbox):
         raise SandboxError("the jail is gone")
 
 
-def test_an_executor_that_dies_at_step_1_fails_the_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_executor_that_dies_at_step_1_fails_the_attempt() -> None:
     """CodeAgent turns this error into an observation and goes on."""
     closed = []
 
@@ -112,11 +130,10 @@ def test_an_executor_that_dies_at_step_1_fails_the_attempt(monkeypatch: pytest.M
         def close(self) -> None:
             closed.append(True)
 
-    monkeypatch.setattr(attempt_module, "open_sandbox", lambda *a, **k: Lost())
     model = ScriptedModel([action("final_answer(42)")])
     settings = AttemptSettings(prompts=load_prompts("student"), max_steps=3)
     with pytest.raises(SandboxError, match="gone"), Grader() as grader:
-        run_attempt(TASK, 0, "key", model, settings, grader)
+        run_attempt(TASK, 0, "key", model, settings, grader, lambda tools: Lost())
     assert len(model.calls) == 1  # it does not go on in a lost sandbox
     assert closed == [True]
 

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from smolagents import CodeAgent, LogLevel, OpenAIModel
 
+from agentdistill.clients.sandbox import open_sandbox
 from agentdistill.grading import Grader
 from agentdistill.models.scripted import ScriptedModel
 from agentdistill.models.template import ChatTemplate
@@ -85,7 +86,10 @@ def test_three_steps_give_the_same_tokens_in_a_stock_agent(server: Server) -> No
     task = Task("t", "What is 6 times 7?", "42")
     ours = ScriptedModel(REPLIES)
     with Grader() as grader:
-        run_attempt(task, 0, "key", ours, AttemptSettings(prompts=prompts), grader)
+        settings = AttemptSettings(prompts=prompts)
+        run_attempt(
+            task, 0, "key", ours, settings, grader, lambda tools: open_sandbox("bubblewrap", tools=tools)
+        )
 
     model = OpenAIModel("student", api_base=f"http://127.0.0.1:{server.server_address[1]}/v1", api_key="none")
     stock = CodeAgent(
