@@ -115,14 +115,16 @@ def down(state: State) -> None:
 
 
 def read_state(name: str) -> State | None:
-    """What `up` has written; it may have died since. A file of another version counts as none."""
+    """What `up` has written; the service may have died since."""
+    path = state_folder() / f"{name}.json"
     try:
-        state = State(**json.loads((state_folder() / f"{name}.json").read_text(encoding="utf-8")))
+        return State(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
-        raise InfrastructureError(f"the state file of {name} cannot be read: {error}") from error
-    return state
+        raise InfrastructureError(
+            f"{path} cannot be read: {error}", "end the service by hand, delete it"
+        ) from error
 
 
 def write_state(state: State) -> None:
@@ -304,7 +306,10 @@ def _compose(state: State, *arguments: str) -> None:
     environment = {**os.environ, service.token_variable: state.token, port_variable: str(state.port)}
     file = service_file("compose.yaml")
     command = [*_compose_program(), "-p", "agentdistill", "-f", str(file), *arguments]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    # In its folder: the old program looks there, and not beside its file, for the seccomp profile.
+    run = subprocess.run(
+        command, env=environment, cwd=file.parent, capture_output=True, text=True, check=False
+    )
     if run.returncode != 0:
         lines = (run.stderr or run.stdout).strip().splitlines() or ["it said nothing"]
         remedy = "agentdistill services build" if "image" in lines[-1] else "see `docker info`"
