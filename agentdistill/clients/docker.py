@@ -76,19 +76,6 @@ def open_stream(limits: Limits, preload: Sequence[str], runtime: str = "") -> St
     return stream
 
 
-def check() -> tuple[bool, str, str]:
-    """(works, what was found, what to do for it to work), for `sandbox doctor`. Makes no container."""
-    try:
-        engine = engines.connect()
-        facts = engines.facts(engine)
-        image = image_id(engine)
-    except SandboxError as error:
-        return False, error.message, error.remedy
-    runtimes = [name for name in sorted(facts["Runtimes"]) if not name.startswith("io.containerd")]
-    detail = f"engine {facts['ServerVersion']}, image {image.removeprefix('sha256:')[:12]}"
-    return True, f"{detail}, runtimes {', '.join(runtimes)}", ""
-
-
 def seccomp_profile() -> str:
     """sandbox/seccomp.json without what only the gateway needs, as the JSON text that the engine takes."""
     profile = json.loads((service_folder("sandbox") / "seccomp.json").read_text())

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import docker
 from docker.errors import APIError, DockerException, NotFound
@@ -20,6 +22,7 @@ from agentdistill.errors import SandboxError
 
 LABEL = "agentdistill"  # its value says what a container or image is for
 OWNER = "agentdistill.owner"
+KNOCK_SECONDS = 10.0
 FORGOTTEN = 600  # seconds after which a session's container that does not run has been left behind
 
 Engine = Any  # docker.APIClient; the library has no types
@@ -32,21 +35,30 @@ def connect() -> Engine:
 
 @functools.lru_cache(maxsize=4)
 def _connect(process: int, host: str) -> Engine:
-    try:
-        return docker.APIClient(**docker.utils.kwargs_from_env(), version="auto")
-    except DockerException as error:
-        raise _unreachable(str(error), host) from None
-
-
-def _unreachable(text: str, host: str) -> SandboxError:
     where = host or "the local socket"
-    if "PermissionError" in text:
+    try:
+        _knock(host)
+        return docker.APIClient(**docker.utils.kwargs_from_env(), version="auto")
+    except PermissionError:
         remedy = "sudo usermod -aG docker $USER, then log in again; that group is as good as root"
-        return SandboxError(f"no permission to use the Docker engine at {where}", remedy)
-    if any(name in text for name in ("FileNotFoundError", "ConnectionRefusedError", "NameResolutionError")):
+        raise SandboxError(f"no permission to use the Docker engine at {where}", remedy) from None
+    except (FileNotFoundError, ConnectionRefusedError, socket.gaierror, TimeoutError):
         remedy = "install and start Docker, or set DOCKER_HOST to where one runs"
-        return SandboxError(f"no Docker engine answers at {where}", remedy)
-    return SandboxError(f"the Docker engine at {where} cannot be used: {text}", "see `docker version`")
+        raise SandboxError(f"no Docker engine answers at {where}", remedy) from None
+    except (DockerException, OSError) as error:
+        raise SandboxError(
+            f"the Docker engine at {where} cannot be used: {error}", "see `docker info`"
+        ) from None
+
+
+def _knock(host: str) -> None:
+    """Connect and hang up, for the plain OSError of it: the library's errors are texts."""
+    parts = urlsplit(docker.utils.parse_host(host or None))
+    if parts.scheme in ("http+unix", "unix"):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(parts.path)
+    elif parts.hostname and parts.port:
+        socket.create_connection((parts.hostname, parts.port), timeout=KNOCK_SECONDS).close()
 
 
 def facts(engine: Engine) -> dict[str, Any]:
