@@ -54,58 +54,89 @@ F_SETOWN, F_SETSIG, F_SETOWN_EX = 8, 10, 15  # they send signals by way of the k
 FIOSETOWN, SIOCSPGRP, TIOCSTI, TIOCLINUX = 0x8901, 0x8902, 0x5412, 0x541C
 IN_A_PID_NAMESPACE = (1, 2, 3)  # bubblewrap's init, the supervisor and the first interpreter, always
 
-_LOAD, _JEQ, _JGE, _JSET, _RET = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _JUMP, _JEQ, _JGE, _AND, _RET = 0x20, 0x05, 0x15, 0x35, 0x54, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
+
+
+class Filter:
+    """A seccomp program, rule by rule: a call is allowed unless a rule denies it.
+
+    Calls are given as pairs of numbers (x86_64, aarch64), None where the architecture lacks it.
+    """
+
+    def __init__(self, machine=None):
+        machine = machine or os.uname().machine
+        if machine not in ARCHITECTURES:
+            raise OSError(f"no seccomp filter for the architecture {machine}")
+        self.column, audit = ARCHITECTURES[machine]
+        self.program = []
+        self.emit(_LOAD, _ARCHITECTURE)
+        self.emit(_JEQ, audit, 1, 0)
+        self.emit(_RET, _KILL)
+        self.emit(_LOAD, _NUMBER)
+        if machine == "x86_64":
+            self.emit(_JGE, 0x40000000, 0, 1)  # the x32 ABI has its own numbers
+            self.emit(_RET, _KILL)
+
+    def emit(self, code, value, yes=0, no=0):
+        self.program.append(struct.pack("=HBBI", code, yes, no, value & 0xFFFFFFFF))
+
+    def deny(self, call, error=errno.EPERM):
+        if call[self.column] is not None:
+            self.emit(_JEQ, call[self.column], 0, 1)
+            self.emit(_RET, _ERRNO | error)
+
+    def deny_from(self, number, error=errno.ENOSYS):
+        """The call with this number and all after it, those that are not invented yet included."""
+        self.emit(_JGE, number, 0, 1)
+        self.emit(_RET, _ERRNO | error)
+
+    def deny_if(self, call, argument, values, bits=0xFFFFFFFF, error=errno.EPERM):
+        """If the argument, or these bits of it, is one of the values."""
+        self._compare(call, argument, values, bits, error, otherwise=1)
+
+    def deny_unless(self, call, argument, values, bits=0xFFFFFFFF, error=errno.EPERM):
+        self._compare(call, argument, values, bits, error, otherwise=0)
+
+    def _compare(self, call, argument, values, bits, error, otherwise):
+        """The low 32 bits of the argument count: those are all the kernel looks at in the calls we name.
+
+        After the last comparison stand a jump over the denial (`otherwise` is 1) or to it, and the denial.
+        """
+        number = call[self.column]
+        if number is None:
+            return
+        self.emit(_JEQ, number, 0, len(values) + 5)
+        self.emit(_LOAD, _ARGUMENTS + 8 * argument)
+        self.emit(_AND, bits)
+        for index, value in enumerate(values):
+            self.emit(_JEQ, value, len(values) - index + 1 - otherwise, 0)
+        self.emit(_JUMP, otherwise)
+        self.emit(_RET, _ERRNO | error)
+        self.emit(_LOAD, _NUMBER)
+
+    def code(self):
+        self.emit(_RET, _ALLOW)
+        return b"".join(self.program)
 
 
 def seccomp_filter(protected, machine=None):
-    """The filter program as bytes, as `bwrap --seccomp FD` and prctl take it. `protected`: pids no signal
-    may be sent to, nor to the process groups they lead."""
-    machine = machine or os.uname().machine
-    if machine not in ARCHITECTURES:
-        raise OSError(f"no seccomp filter for the architecture {machine}")
-    column, audit = ARCHITECTURES[machine]
-    program = []
-
-    def emit(code, value, yes=0, no=0):
-        program.append(struct.pack("=HBBI", code, yes, no, value & 0xFFFFFFFF))
-
-    def deny_if(number, argument, values, jump=_JEQ):
-        """EPERM if the low 32 bits of an argument match: those are all the kernel looks at here."""
-        emit(_JEQ, number, 0, 2 + len(values) + 1)
-        emit(_LOAD, 16 + 8 * argument)
-        for index, value in enumerate(values):
-            emit(jump, value, len(values) - index, 0)
-        emit(_RET, _ALLOW)
-        emit(_RET, _ERRNO | errno.EPERM)
-
-    emit(_LOAD, 4)
-    emit(_JEQ, audit, 1, 0)
-    emit(_RET, _KILL)
-    emit(_LOAD, 0)
-    if machine == "x86_64":
-        emit(_JGE, 0x40000000, 0, 1)  # the x32 ABI has its own numbers
-        emit(_RET, _KILL)
-    for name, numbers in CALLS.items():
-        if numbers[column] is not None:
-            emit(_JEQ, numbers[column], 0, 1)
-            emit(_RET, _ERRNO | (errno.EACCES if name == "socket" else errno.EPERM))
-    emit(_JEQ, CLONE3[column], 0, 1)  # its flags are behind a pointer; libc then falls back to clone
-    emit(_RET, _ERRNO | errno.ENOSYS)
-    deny_if(CLONE[column], 0, [NEW_NAMESPACES], _JSET)
+    """The filter of every jail as bytes, as `bwrap --seccomp FD` and prctl take it. `protected`: pids no
+    signal may be sent to, nor to the process groups they lead."""
+    rules = Filter(machine)
+    for name, call in CALLS.items():
+        rules.deny(call, errno.EACCES if name == "socket" else errno.EPERM)
+    rules.deny(CLONE3, errno.ENOSYS)  # its flags are behind a pointer; libc then falls back to clone
+    rules.deny_unless(CLONE, 0, [0], NEW_NAMESPACES)
     everyone = -1
-    deny_if(KILL[column], 0, [*protected, everyone, *(-pid for pid in protected if pid > 1)])
+    rules.deny_if(KILL, 0, [*protected, everyone, *(-pid for pid in protected if pid > 1)])
     for call in (TKILL, TGKILL, SIGQUEUE, TGSIGQUEUE):
-        deny_if(call[column], 0, list(protected))
-    deny_if(FCNTL[column], 1, [F_SETOWN, F_SETSIG, F_SETOWN_EX])
-    deny_if(IOCTL[column], 1, [FIOSETOWN, SIOCSPGRP, TIOCSTI, TIOCLINUX])
-    emit(_JEQ, PRLIMIT[column], 0, 4)  # limits of others; one's own can only go down
-    emit(_LOAD, 16)
-    emit(_JEQ, 0, 1, 0)
-    emit(_RET, _ERRNO | errno.EPERM)
-    emit(_RET, _ALLOW)
-    emit(_RET, _ALLOW)
-    return b"".join(program)
+        rules.deny_if(call, 0, list(protected))
+    rules.deny_if(FCNTL, 1, [F_SETOWN, F_SETSIG, F_SETOWN_EX])
+    rules.deny_if(IOCTL, 1, [FIOSETOWN, SIOCSPGRP, TIOCSTI, TIOCLINUX])
+    rules.deny_unless(PRLIMIT, 0, [0])  # limits of others; one's own can only go down
+    return rules.code()
 
 
 # ---------------------------------------------------------------------- inside the jail
@@ -149,6 +180,11 @@ def settle_supervisor(config):
     if libc.capset(header, bytes(24)) != 0:
         raise OSError(error(), "capset")
     _prctl(_PR_SET_DUMPABLE, 0)
+    if config["jail"] == "landlock":
+        import landlock_rules
+
+        os.setsid()  # the session by which the launcher finds what is left when we are killed
+        landlock_rules.check(config)
 
 
 def settle_interpreter(config):
@@ -160,11 +196,15 @@ def settle_interpreter(config):
         resource.RLIMIT_NOFILE: 256,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_MEMLOCK: 0,
-        resource.RLIMIT_MSGQUEUE: 0,
     }
     if config["jail"] == "bubblewrap":
         # Interpreters of the session (twins, candidates) count too. Elsewhere the id isn't the session's own.
         ceilings[resource.RLIMIT_NPROC] = config["processes"] + 48
+    if config["jail"] == "landlock":
+        import landlock_rules
+
+        ceilings[resource.RLIMIT_NPROC] = landlock_rules.process_limit(config)
+        ceilings[resource.RLIMIT_SIGPENDING] = landlock_rules.SIGNALS
     for name, ceiling in ceilings.items():
         hard = resource.getrlimit(name)[1]
         if hard != resource.RLIM_INFINITY:
@@ -175,7 +215,10 @@ def settle_interpreter(config):
         os.setresuid(uid, uid, uid)
     if config["jail"] == "docker":
         install_filter(seccomp_filter((os.getppid(), os.getpid())))
-    if config["jail"] != "process":
+    if config["jail"] == "landlock":
+        _prctl(_PR_SET_DUMPABLE, 1)  # or the supervisor could not count the files that are open
+        landlock_rules.enter(config)
+    elif config["jail"] != "process":
         _prctl(_PR_SET_DUMPABLE, 0)  # changing ids has reset it
 
 

@@ -70,28 +70,50 @@ def listing(folder):
 
 
 def copy_tree(source, target):
-    """Directories, regular files and symbolic links; anything else in the folder isn't copied."""
+    """Directories, regular files and symbolic links; anything else in the folder isn't copied.
+
+    By descriptors, never by a path of two names: where the supervisor can see more than the interpreters do,
+    one of them may swap a folder for a link to the host's while it is copied.
+    """
+    with directory(source) as theirs, directory(target) as ours:
+        copy_entries(theirs, ours)
+
+
+def copy_entries(source, target):
     with os.scandir(source) as entries:
         for entry in entries:
-            path = os.path.join(target, entry.name)
+            name = entry.name
             if entry.is_symlink():
-                os.symlink(os.readlink(entry.path), path)
+                os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
             elif entry.is_dir(follow_symlinks=False):
-                os.mkdir(path, 0o700)
-                copy_tree(entry.path, path)
+                os.mkdir(name, 0o700, dir_fd=target)
+                with directory(name, source) as theirs, directory(name, target) as ours:
+                    copy_entries(theirs, ours)
             elif entry.is_file(follow_symlinks=False):
-                copy_file(entry.path, path)
+                copy_file(name, source, target)
 
 
-def copy_file(source, target):
-    fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with open(fd, "rb") as reader, open(target, "xb") as writer:
-        status = os.fstat(reader.fileno())
+@contextlib.contextmanager
+def directory(name, within=None):
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=within)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def copy_file(name, source, target):
+    theirs = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=source)
+    with open(theirs, "rb") as reader:
+        status = os.fstat(theirs)
         if not stat.S_ISREG(status.st_mode):
             return
-        shutil.copyfileobj(reader, writer, 1 << 20)
-        os.fchmod(writer.fileno(), stat.S_IMODE(status.st_mode))
-    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+        ours = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=target)
+        with open(ours, "wb") as writer:
+            shutil.copyfileobj(reader, writer, 1 << 20)
+            writer.flush()
+            os.fchmod(ours, stat.S_IMODE(status.st_mode))
+            os.utime(ours, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def remove_tree(folder):

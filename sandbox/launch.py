@@ -150,7 +150,11 @@ def become(command, environment, stream, stderr, group):
 
 
 def clean(jail):
-    if "made" in jail.config:
+    if jail.config["jail"] == "landlock":
+        import landlock
+
+        landlock.clean(jail.pid, jail.config)
+    elif "made" in jail.config:
         shutil.rmtree(jail.config["made"], ignore_errors=True)
     if jail.group is not None:
         jail.group.remove()

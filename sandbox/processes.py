@@ -46,8 +46,8 @@ class Processes:
         children = {}
         for name in os.listdir(self.folder):
             if name.isdigit():
-                fields = self.read(f"{name}/stat").rpartition(b")")[2].split()[:2]
-                if fields and fields[0] not in b"ZX":
+                fields = self.read(f"{name}/stat").rpartition(b")")[2].split()[:18]
+                if alive(fields):
                     children.setdefault(int(fields[1]), []).append(int(name))
         found, todo = [], [root]
         while todo:
@@ -61,6 +61,37 @@ class Processes:
         """Bytes in memory, pages shared with a fork counted in both."""
         fields = self.read(f"{pid}/statm").split()
         return int(fields[1]) * PAGE if len(fields) > 1 else 0
+
+    def groups(self, session):
+        """The process groups of a session that have a living process."""
+        found = set()
+        for name in os.listdir(self.folder):
+            if name.isdigit():
+                fields = self.read(f"{name}/stat").rpartition(b")")[2].split()[:18]
+                if alive(fields) and int(fields[3]) == session:
+                    found.add(int(fields[2]))
+        return found
+
+    def open_files(self, pid):
+        """The status of each file a process has open; nothing if it is gone."""
+        try:
+            folder = os.open(f"{pid}/fd", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.folder)
+        except OSError:
+            return
+        try:
+            for name in os.listdir(folder):
+                with contextlib.suppress(OSError):  # closed by now
+                    yield os.stat(name, dir_fd=folder)
+        except OSError:
+            return
+        finally:
+            os.close(folder)
+
+
+def alive(fields):
+    """Whether a line of /proc/PID/stat, from the state on, is of a process that still does something. One
+    whose first thread has ended is shown as a zombie while its other threads run."""
+    return bool(fields) and (fields[0] not in b"ZX" or int(fields[17]) > 1)
 
 
 def kill(pids):

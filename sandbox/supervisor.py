@@ -34,6 +34,7 @@ POLL = 0.2  # seconds between looks at what a running step takes
 OURS = 2  # bubblewrap's init and we: what a pid namespace holds beside interpreters
 FAMILY = 2  # times memory_mb an interpreter and its children may take together; forks share pages, so not 1
 MAX_FILES = 20_000  # in all folders of a session: every one costs the kernel memory that no limit counts
+FIRST = 1  # the first interpreter's number
 CREDENTIALS = struct.Struct("3i")
 
 
@@ -52,6 +53,7 @@ class Node:
         self.greedy = False  # killed for the memory that it and its children took together
         self.incoming = bytearray()
         self.outgoing = bytearray()
+        self.early = bytearray()  # what it may not be told yet: nobody has put it into a group of its own
 
 
 class Supervisor:
@@ -59,6 +61,11 @@ class Supervisor:
         self.stream_in, self.stream_out = stream_in, stream_out
         self.config = config
         self.processes = proc
+        self.host = None
+        if config["jail"] == "landlock":
+            import landlock_host
+
+            self.host = landlock_host.Host(config, proc)
         self.nodes = {}
         self.last = 0
         self.incoming = bytearray()
@@ -86,7 +93,8 @@ class Supervisor:
         hello = {"op": "hello", "protocol": wire.PROTOCOL, "python": sys.version.split()[0]}
         self.tell({**hello, "first": 1, "jail": self.config["jail"], "cgroup": self.config.get("cgroup")})
         while True:
-            ready = {fd for fd, _ in self.poll.poll(POLL * 1000 if self.busy else None)}
+            pause = POLL if self.busy else self.host and self.host.PAUSE
+            ready = {fd for fd, _ in self.poll.poll(pause and pause * 1000)}
             self.police()
             if self.stream_out in ready:
                 self.flush()
@@ -164,7 +172,9 @@ class Supervisor:
             if channel:
                 if channel in self.nodes:
                     node = self.nodes[channel]
-                    node.outgoing += wire.NODE.pack(size, wire.MESSAGE) + body
+                    early = self.host is not None and node.pid is None
+                    buffer = node.early if early else node.outgoing
+                    buffer += wire.NODE.pack(size, wire.MESSAGE) + body
                     self.push(node)
                     if not self.busy:
                         self.next_look = time.monotonic() + POLL
@@ -208,6 +218,8 @@ class Supervisor:
                 sender = CREDENTIALS.unpack(content[: CREDENTIALS.size])[0]
         if node.pid is None:
             node.pid = sender
+            if self.host is not None and not self.adopt(node):
+                return False
         elif sender != node.pid:
             return True  # a child of the interpreter, writing to the socket it inherited
         node.incoming += data
@@ -226,6 +238,16 @@ class Supervisor:
                     self.tell({"op": "ready", "id": node.number})
             else:
                 self.send(node.number, body)
+        return True
+
+    def adopt(self, node):
+        """A group for an interpreter that is about to run code; before, it has run only ours."""
+        if not self.host.adopt(node.pid):
+            self.kill(node)
+            return False
+        node.outgoing += node.early
+        node.early.clear()
+        self.push(node)
         return True
 
     def lost(self, node):
@@ -275,11 +297,15 @@ class Supervisor:
     def police(self):
         """Limits that the kernel does not hold for us: memory of a whole family, number of files."""
         now = time.monotonic()
-        if not self.busy or now < self.next_look:
+        if now < self.next_look:
+            return
+        if not self.busy:
+            if self.host is not None:
+                self.next_look = now + self.host.PAUSE
+                self.look_at_the_disk()
             return
         self.next_look = now + POLL
-        room = os.statvfs(self.root)
-        crowded = self.config["jail"] in ("bubblewrap", "docker") and room.f_files - room.f_ffree > MAX_FILES
+        crowded = self.crowded()
         for node in list(self.busy):
             if node.pid is None:
                 continue
@@ -289,11 +315,28 @@ class Supervisor:
                 node.greedy = True
                 self.kill(node)
 
+    def crowded(self):
+        if self.host is not None:
+            return self.host.crowded()
+        room = os.statvfs(self.root)
+        return self.config["jail"] in ("bubblewrap", "docker") and room.f_files - room.f_ffree > MAX_FILES
+
+    def look_at_the_disk(self):
+        """No step runs, but threads of the last one may. Which state they are of is the client's to know: all
+        but the first interpreter go, and the next step starts from there."""
+        if self.host.shrinking() and self.host.crowded():
+            for node in list(self.nodes.values()):
+                if node.number != FIRST:
+                    node.greedy = True
+                    self.kill(node)
+
     def kill(self, node):
         """Kill an interpreter and what descends from it; `died` follows when it is reaped."""
         if node.pid is None:
             self.bury(node, "killed before it started")
             return
+        if self.host is not None:
+            self.host.kill(node.pid)
         spare = {other.pid for other in self.nodes.values()}
         processes.kill([node.pid, *self.processes.descendants(node.pid, spare)])
 
@@ -317,10 +360,14 @@ class Supervisor:
             if not strays:
                 return
             processes.kill(strays)
+        if self.host is not None:  # they fork faster than we look: end what they descend from, too
+            self.host.kill_groups_of(strays)
 
     def end(self):
         """Leave nothing behind. In a jail the kernel would do it, without one this is all there is."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for node in self.nodes.values() if self.host is not None else ():
+            self.host.kill(node.pid)
         for _ in range(SWEEP_ROUNDS):
             below = self.processes.descendants(os.getpid())
             if not below:
@@ -392,6 +439,8 @@ class Supervisor:
     def fork(self, order):
         """Order an interpreter to fork. The client may write to the new channels at once."""
         parent = self.nodes.get(order["from"])
+        if self.host is not None and parent is not None and parent.pid is None:
+            parent = None  # it may not be told anything yet
         made = []
         full = False
         try:

@@ -1,0 +1,106 @@
+"""What a supervisor in the landlock jail sees to itself, because no namespace and no tmpfs does it.
+
+Processes: every interpreter gets a process group of its own, and the filter lets nobody leave or make one, so
+one signal to the group ends an interpreter with all that descends from it, however fast it forks. Disk: the
+session's folders, and deleted files that are still open, are added up while a step runs; between steps that
+is done when the disk has lost a good part of a session's share, whoever took it.
+
+Not guaranteed: anything between two looks, and deleted files that are only mapped (the address-space limit
+holds those).
+"""
+
+import contextlib
+import os
+import signal
+import stat
+import time
+
+import landlock_rules
+
+COPIES = 4  # times folder_mb for the folders of a session, its candidates and its twins
+MAX_FILES = 20_000
+GROUP_SECONDS = 0.5  # until a fork has become our child
+
+
+def hidden(problem):
+    """A folder that is gone again is nothing to count."""
+    if not isinstance(problem, (FileNotFoundError, NotADirectoryError)):
+        raise problem
+
+
+class Host:
+    PAUSE = 1.0  # seconds between looks when no step runs
+
+    def __init__(self, config, processes):
+        self.root = config["folder"]
+        self.processes = processes
+        self.most = COPIES * config["folder_mb"] << 20
+        self.most_processes = config["processes"] + landlock_rules.OWN_PROCESSES
+        self.free = self.room()
+
+    def adopt(self, pid):
+        """Put a new interpreter into a group of its own; False if that fails, which a turned parent may cause.
+
+        It is forked by a child of its parent, and ours only when that child has ended.
+        """
+        until = time.monotonic() + GROUP_SECONDS
+        while time.monotonic() < until:
+            try:
+                os.setpgid(pid, pid)
+                return True
+            except ProcessLookupError:
+                time.sleep(0.0005)
+            except PermissionError:
+                return False
+        return False
+
+    def kill(self, pid):
+        """End an interpreter and everything in its group at once."""
+        with contextlib.suppress(OSError):  # nothing is left of it
+            os.killpg(pid, signal.SIGKILL)
+
+    def kill_groups_of(self, pids):
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                if os.getpgid(pid) != os.getpgrp():
+                    self.kill(os.getpgid(pid))
+
+    def room(self):
+        disk = os.statvfs(self.root)
+        return disk.f_bfree * disk.f_frsize, disk.f_ffree
+
+    def shrinking(self):
+        """Whether the disk has lost much since the last look: one call, for sessions that sit idle."""
+        before, self.free = self.free, self.room()
+        return self.free[0] < before[0] - self.most // 8 or self.free[1] < before[1] - MAX_FILES // 8
+
+    def crowded(self):
+        """Whether the session has more processes, bytes or files than it may."""
+        below = self.processes.descendants(os.getpid())
+        if len(below) > self.most_processes:
+            return True
+        seen, size = set(), 0
+        try:
+            for status in self.files(below):
+                if (status.st_dev, status.st_ino) not in seen:
+                    seen.add((status.st_dev, status.st_ino))
+                    size += status.st_blocks * 512
+                    if size > self.most or len(seen) > MAX_FILES:
+                        return True
+        except (OSError, RecursionError):
+            return True  # folders nested too deep, or closed to us: what is in there can't be counted
+        return False
+
+    def files(self, pids):
+        """The status of everything in the folders, and of open files that are in no folder any more.
+
+        By descriptor, not by path: what runs in the jail may swap a folder for a link while we look.
+        """
+        for _, folders, names, fd in os.fwalk(self.root, onerror=hidden):
+            for name in (*folders, *names):
+                with contextlib.suppress(FileNotFoundError):  # gone by now
+                    yield os.stat(name, dir_fd=fd, follow_symlinks=False)
+        for pid in pids:
+            for status in self.processes.open_files(pid):
+                if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
+                    yield status
