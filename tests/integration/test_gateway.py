@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -527,6 +528,52 @@ def test_a_jail_that_does_not_read_costs_the_gateway_no_memory(gateway: Gateway)
         thread.join(20)
         assert one(session, "len(text)").value == 60_000_000
     assert highest - before < 15
+
+
+# ---------------------------------------------------------------------- many
+
+
+def total_pss_mb(process: psutil.Process) -> float:
+    """Memory of a process and all below it; a page that several share counts once."""
+    total = 0
+    for one_of_them in [process, *below(process)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += one_of_them.memory_full_info().pss
+    return total / 1e6
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_hundred_leases_at_once() -> None:
+    count, steps = 200, 2000
+    with (
+        start_gateway("--max-sessions", str(count), "--warm", "0") as gateway,
+        contextlib.ExitStack() as stack,
+    ):
+        with ThreadPoolExecutor(16) as threads:
+            begun = time.monotonic()
+            sessions = list(threads.map(lambda _: lease(gateway, wait=60), range(count)))
+            leased = time.monotonic() - begun
+        for session in sessions:
+            stack.callback(session.close)
+        for number, session in enumerate(sessions):
+            assert one(session, f"x = {number}\nx").value == number
+        memory = total_pss_mb(psutil.Process(gateway.process.pid))
+        seconds = []
+        for number in range(steps):
+            session = sessions[number * 7 % count]
+            begun = time.monotonic()
+            assert one(session, "x").value == number * 7 % count
+            seconds.append(time.monotonic() - begun)
+        seconds.sort()
+        with pytest.raises(SandboxError, match="no place"):
+            lease(gateway, wait=0.2)
+    p50, p99 = (1000 * seconds[int(steps * part)] for part in (0.5, 0.99))
+    print(
+        f"{count} leases in {leased:.1f} s; {memory:.0f} MB PSS in all; "
+        f"step p50 {p50:.1f} ms, p99 {p99:.1f} ms (n={steps})"
+    )
+    assert memory < 4_000
 
 
 # ---------------------------------------------------------------------- the program
