@@ -66,12 +66,15 @@ def open_stream(limits: Limits, preload: Sequence[str], runtime: str = "") -> St
         container = engine.create_container_from_config(config)["Id"]
     except (DockerException, OSError) as error:
         raise SandboxError(f"no container can be made: {_explain(error)}", "see `docker info`") from None
+    stream: Attached | None = None
     try:
         stream = Attached(engine, container)
         engine.start(container)
     except (DockerException, OSError) as error:
-        with contextlib.suppress(DockerException, OSError):
+        with contextlib.suppress(DockerException, OSError):  # the first error counts; the reaper comes again
             engines.remove(engine, container)
+        if stream is not None:
+            stream.close()
         raise SandboxError(f"the container does not start: {_explain(error)}", "see `docker info`") from None
     return stream
 
