@@ -6,7 +6,6 @@ it was last copied for a twin, the next twin shares that copy. Nobody runs in a 
 
 import contextlib
 import os
-import shutil
 import stat
 import time
 
@@ -110,12 +109,15 @@ def copy_file(name, source, target):
             return
         ours = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=target)
         with open(ours, "wb") as writer:
-            shutil.copyfileobj(reader, writer, 1 << 20)
+            while piece := reader.read(1 << 20):
+                writer.write(piece)
             writer.flush()
             os.fchmod(ours, stat.S_IMODE(status.st_mode))
             os.utime(ours, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def remove_tree(folder):
+    import shutil  # 4 ms, and a session that starts needs it not yet
+
     with contextlib.suppress(RecursionError):
         shutil.rmtree(folder, ignore_errors=True)

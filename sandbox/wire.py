@@ -12,7 +12,7 @@ the step's deadline. Not guaranteed: that a value is what the code says it is. I
 on the other side by code that shares nothing with this file.
 """
 
-import base64
+import binascii
 import math
 import struct
 import sys
@@ -118,7 +118,7 @@ class _Encoder:
         if isinstance(value, (bytes, bytearray)):
             data = bytes(value)
             self.spend(len(data) * 4 // 3)
-            return {"$": "bytes", "v": base64.b64encode(data).decode()}
+            return {"$": "bytes", "v": binascii.b2a_base64(data, newline=False).decode()}
         if isinstance(value, complex):
             self.spend(40)
             return {"$": "complex", "v": [float.__repr__(value.real), float.__repr__(value.imag)]}
@@ -189,7 +189,7 @@ def decode_value(data):
     if tag == "float":
         return float(value)
     if tag == "bytes":
-        return base64.b64decode(value)
+        return binascii.a2b_base64(value)
     if tag == "complex":
         return complex(float(value[0]), float(value[1]))
     if tag == "decimal":

@@ -11,7 +11,6 @@ lie about its result and break its own session. It has no other channel than thi
 drops what does not come from this process id.
 """
 
-import ast
 import contextlib
 import gc
 import importlib
@@ -21,10 +20,10 @@ import select
 import socket
 import stat
 import sys
-import threading
 import types
-from collections import deque
+from _ast import Expr, Expression, PyCF_ONLY_AST  # `ast` itself takes 3 ms of a session's start
 
+import channel
 import wire
 
 MAX_FILES = 256  # RLIMIT_NOFILE
@@ -34,101 +33,6 @@ MAX_FRAMES = 5
 
 class FinalAnswer(BaseException):
     """Ends the step. Not an Exception, so that `except Exception` in model code lets it pass."""
-
-
-class ToolError(Exception):
-    """A tool refused the call or failed; the text is the tool's."""
-
-
-class Channel:
-    """Requests in, results and tool calls out, over this process's socket. Any thread may call a tool.
-
-    Whoever waits reads: one thread at a time holds the socket and hands what it gets to whom it is for.
-    """
-
-    def __init__(self, sock):
-        self.sock = sock
-        self.writing = threading.Lock()
-        self.changed = threading.Condition()
-        self.requests = deque()
-        self.answers = {}
-        self.reading = False
-        self.calls = 0
-
-    def send(self, message):
-        body = json.dumps(message).encode()
-        with self.writing:
-            self.sock.sendall(wire.NODE.pack(len(body), wire.MESSAGE) + body)
-
-    def ready(self):
-        self.sock.sendall(wire.NODE.pack(0, wire.READY))
-
-    def request(self):
-        """The next frame for the main loop: (type, body or message, file descriptors)."""
-        return self.wait(lambda: self.requests.popleft() if self.requests else None)
-
-    def call(self, name, args, kwargs):
-        message = {
-            "op": "call",
-            "name": name,
-            "args": [wire.encode_value(item) for item in args],
-            "kwargs": {str(key): wire.encode_value(item) for key, item in kwargs.items()},
-        }
-        with self.changed:
-            self.calls += 1
-            number = message["id"] = self.calls
-        self.send(message)
-        answer = self.wait(lambda: self.answers.pop(number, None))
-        if "error" in answer:
-            raise ToolError(answer["error"])
-        return wire.decode_value(answer["value"])
-
-    def wait(self, take):
-        while True:
-            with self.changed:
-                found = take()
-                if found is not None:
-                    return found
-                if self.reading:
-                    self.changed.wait()
-                    continue
-                self.reading = True
-            frame = None
-            try:
-                frame = self.receive()
-            finally:
-                with self.changed:
-                    self.reading = False
-                    if frame is not None:
-                        self.deliver(*frame)
-                    self.changed.notify_all()
-
-    def deliver(self, kind, body, fds):
-        if kind == wire.MESSAGE:
-            message = json.loads(body)
-            if message["op"] == "answer":
-                self.answers[message["id"]] = message
-                return
-            body = message
-        self.requests.append((kind, body, fds))
-
-    def receive(self):
-        header, fds, _, _ = socket.recv_fds(self.sock, wire.NODE.size, 128, socket.MSG_CMSG_CLOEXEC)
-        header += self.exactly(wire.NODE.size - len(header)) if header else b""
-        if not header:
-            os._exit(0)  # the supervisor let go of us
-        size, kind = wire.NODE.unpack(header)
-        return kind, self.exactly(size), fds
-
-    def exactly(self, size):
-        parts = []
-        while size:
-            part = self.sock.recv(min(size, 1 << 20))
-            if not part:
-                os._exit(0)
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
 
 
 class Output:
@@ -289,7 +193,7 @@ class Interpreter:
         kind = "exception"
         if isinstance(problem, MemoryError):
             kind = "memory"
-        elif isinstance(problem, ToolError):
+        elif isinstance(problem, channel.ToolError):
             kind = "tool"
         try:
             text = self.traceback(problem)
@@ -379,7 +283,7 @@ class Interpreter:
             sys.modules["tempfile"].tempdir = None
         self.separate_files(sock, before, folder)
         os.chdir(folder)
-        self.channel = Channel(socket.socket(fileno=sock))
+        self.channel = channel.Channel(socket.socket(fileno=sock))
         self.channel.ready()
 
     def separate_files(self, keep, before, folder):
@@ -427,12 +331,12 @@ def duplicate(fd, folder):
 
 
 def evaluate(code, name, space):
-    tree = compile(code, name, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    tree = compile(code, name, "exec", PyCF_ONLY_AST, dont_inherit=True)
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], Expr) else None
     exec(compile(tree, name, "exec", dont_inherit=True), space)
     if last is None:
         return None
-    return eval(compile(ast.Expression(last.value), name, "eval", dont_inherit=True), space)
+    return eval(compile(Expression(last.value), name, "eval", dont_inherit=True), space)
 
 
 def open_files():
@@ -476,6 +380,6 @@ def main(sock, preload):
             os._exit(1)
     gc.collect()
     gc.freeze()
-    interpreter = Interpreter(Channel(sock))
+    interpreter = Interpreter(channel.Channel(sock))
     interpreter.channel.ready()
     interpreter.serve()

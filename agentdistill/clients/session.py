@@ -17,14 +17,15 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from agentdistill.clients import protocol
 from agentdistill.clients.link import Link, Stream
 from agentdistill.clients.protocol import ProtocolError
-from agentdistill.clients.tool_calls import Answer, Call, Desk, record
+from agentdistill.clients.steps import Step
+from agentdistill.clients.tool_calls import Answer, Call, Desk
 from agentdistill.errors import SandboxError, UsageError
-from agentdistill.types import ErrorKind, Execution, Json, Limits, Opaque, SandboxTool
+from agentdistill.types import ErrorKind, Execution, Json, Limits, SandboxTool
 
 MAX_TWINS = 16
 NO_TWIN = 0  # in the list of parked states: this one could not be kept
@@ -32,25 +33,6 @@ START_SECONDS = 30.0
 FORK_SECONDS = 10.0
 KILL_SECONDS = 5.0
 TOOL_POLL = 0.02  # seconds; how soon a clock that a tool's answer has restarted is looked at
-MAX_ERROR = 2_500
-
-
-@dataclass
-class _Step:
-    """One piece of code that is running, or waits for a core to run on."""
-
-    code: str
-    node: int
-    name: str = ""  # drawn at random when it starts, so that an earlier step cannot answer for it
-    started: float = 0.0
-    running: bool = False
-    left: float = 0.0  # seconds of the deadline still unused
-    ticking: float | None = None  # since when the clock runs; None while a tool is waited for
-    pending: int = 0
-    timed_out: bool = False
-    calls: list[Call] = field(default_factory=list)
-    waiting: dict[int, Call] = field(default_factory=dict)  # calls without an answer, by the code's number
-    result: Execution | None = None
 
 
 class Session:
@@ -62,7 +44,7 @@ class Session:
         self._link = Link(stream, self._event, self._hear)
         self._clock = threading.Lock()
         self._numbers = 0
-        self._steps: dict[int, _Step] = {}  # by interpreter
+        self._steps: dict[int, Step] = {}  # by interpreter
         self._ready: set[int] = set()
         self._dead: dict[int, dict[str, Json]] = {}
         self._forked: dict[int, dict[str, Json]] = {}
@@ -96,7 +78,7 @@ class Session:
         if not ids:
             error = "OSError: no room for copies of the session's folder: delete files first"
             return [Execution(error=error, error_kind=ErrorKind.EXCEPTION) for _ in codes]
-        results = self._execute([_Step(code, node) for code, node in zip(codes, ids, strict=True)])
+        results = self._execute([Step(code, node) for code, node in zip(codes, ids, strict=True)])
         self._candidates = ids
         return results
 
@@ -140,7 +122,7 @@ class Session:
 
     @property
     def facts(self) -> Mapping[str, Json]:
-        """What the jail says of itself: `jail`, `python` (version), `cgroup` (the memory limit's, or None)."""
+        """What the jail says of itself: `jail`, `python` (version), `cgroup` (v1, v2, or None)."""
         return dict(self._hello or {})
 
     def close(self) -> None:
@@ -278,7 +260,7 @@ class Session:
     # ------------------------------------------------------------------ steps
 
     def _single(self, code: str) -> Execution:
-        [result] = self._execute([_Step(code, self._live)])
+        [result] = self._execute([Step(code, self._live)])
         if self._live not in self._dead:
             self._park()
             return result
@@ -289,7 +271,7 @@ class Session:
             return result
         return replace(result, error=(result.error or "") + note)
 
-    def _execute(self, steps: list[_Step]) -> list[Execution]:
+    def _execute(self, steps: list[Step]) -> list[Execution]:
         """Run steps side by side, as many as there are cores, until every one has a result."""
         self._steps = {step.node: step for step in steps}
         self._desk.begin(len(steps))
@@ -308,24 +290,24 @@ class Session:
             self._steps = {}
         return [step.result for step in steps if step.result is not None]
 
-    def _start(self, step: _Step) -> None:
+    def _start(self, step: Step) -> None:
         step.name = secrets.token_hex(8)
         step.started = step.ticking = time.monotonic()
         step.left = self._limits.seconds
         step.running = True
         if step.node in self._dead:
-            self._bury(step, self._dead[step.node])
+            step.bury(self._dead[step.node], self._limits)
             return
         self._link.send(step.node, {"op": "run", "run": step.name, "code": step.code})
 
-    def _patience(self, running: list[_Step]) -> float:
+    def _patience(self, running: list[Step]) -> float:
         now = time.monotonic()
         until = [max(0.0, step.left - (now - step.ticking)) for step in running if step.ticking is not None]
         if any(step.ticking is None for step in running):
             until.append(TOOL_POLL)
         return min(until, default=KILL_SECONDS)
 
-    def _enforce(self, step: _Step) -> None:
+    def _enforce(self, step: Step) -> None:
         if step.result is not None:
             return
         if step.ticking is None:
@@ -339,59 +321,9 @@ class Session:
         step.left, step.ticking = KILL_SECONDS, time.monotonic()
         self._kill([step.node])
 
-    def _finish(self, step: _Step, message: dict[str, Json]) -> None:
-        """The interpreter's own word on its step. It may lie about that, but about nothing else."""
-        if step.timed_out:
-            return  # too late: its interpreter is being killed
-        final = message.get("final") is True
-        error = message.get("error")
-        kind = message.get("kind")
-        cut = message.get("cut")
-        try:
-            value = protocol.decode(message.get("value"))
-        except ProtocolError as problem:
-            value = Opaque("unreadable", f"<not readable: {problem}>")
-        step.result = Execution(
-            logs=self._clip(protocol.text(message.get("logs"), 1 << 30), cut if isinstance(cut, int) else 0),
-            value=value,
-            is_final=final and error is None,
-            error=None if error is None else protocol.text(error, MAX_ERROR),
-            error_kind=None if error is None else _kind(kind),
-            seconds=time.monotonic() - step.started,
-            tool_calls=record(step.calls),
-        )
-
-    def _bury(self, step: _Step, death: dict[str, Json]) -> None:
-        """The interpreter is gone and has left no result."""
-        if step.timed_out:
-            kind = ErrorKind.TIMEOUT
-            error = f"TimeoutError: the code ran longer than {self._limits.seconds:g} s and was stopped."
-        else:
-            kind = ErrorKind.MEMORY if death.get("memory") is True else ErrorKind.DIED
-            how = _how(death.get("status"))
-            error = f"RuntimeError: the code ended its own interpreter ({how})."
-            if kind is ErrorKind.MEMORY:
-                error = f"MemoryError: the code used more than {self._limits.memory_mb} MB and was stopped."
-        error += " Everything is as it was before this step."
-        logs, cut = death.get("logs"), death.get("cut")
-        step.result = Execution(
-            logs=self._clip(logs if isinstance(logs, str) else "", cut if isinstance(cut, int) else 0),
-            error=error,
-            error_kind=kind,
-            timed_out=step.timed_out,
-            seconds=time.monotonic() - step.started,
-            tool_calls=record(step.calls),
-        )
-
-    def _clip(self, logs: str, cut: int) -> str:
-        limit = self._limits.output_chars
-        cut = max(0, cut) + max(0, len(logs) - limit)
-        logs = protocol.text(logs, limit)
-        return f"{logs}\n[... {cut} characters cut]" if cut else logs
-
     # ------------------------------------------------------------------ tools
 
-    def _call(self, step: _Step | None, node: int, message: dict[str, Json]) -> None:
+    def _call(self, step: Step | None, node: int, message: dict[str, Json]) -> None:
         number = message.get("id")
         if not isinstance(number, int):
             raise ProtocolError("a call without a number")
@@ -413,7 +345,7 @@ class Session:
         step.waiting[number] = call
         call.answer.add_done_callback(answered)
 
-    def _give_up(self, step: _Step) -> None:
+    def _give_up(self, step: Step) -> None:
         """Tools that have not answered in their time: the code is told, and goes on."""
         now = time.monotonic()
         for number, call in list(step.waiting.items()):
@@ -421,7 +353,7 @@ class Session:
                 text = f"TimeoutError: {call.name} did not answer within {call.seconds:g} s"
                 self._answer(step, call, number, Answer(error=text))
 
-    def _answer(self, step: _Step, call: Call, number: int, answer: Answer) -> None:
+    def _answer(self, step: Step, call: Call, number: int, answer: Answer) -> None:
         """Send a tool's answer; runs in the tool's thread, or in ours if there was nothing to wait for."""
         with self._clock:
             if call.replied:
@@ -459,7 +391,7 @@ class Session:
             self._dead[node] = message
             step = self._steps.get(node)
             if step is not None and step.running and step.result is None:
-                self._bury(step, message)
+                step.bury(message, self._limits)
 
     def _hear(self, node: int, body: bytes) -> None:
         """An interpreter's word: hostile. What makes no sense costs it its life, nothing else."""
@@ -471,20 +403,10 @@ class Session:
             kind = message.get("op")
             if kind == "result":
                 if step is not None and step.result is None and message.get("run") == step.name:
-                    self._finish(step, message)
+                    step.finish(message, self._limits)
             elif kind == "call":
                 self._call(step, node, message)
             else:
                 raise ProtocolError("an unknown message")
         except ProtocolError:
             self._kill([node])
-
-
-def _kind(kind: Json) -> ErrorKind:
-    return ErrorKind(kind) if kind in ("exception", "memory", "tool") else ErrorKind.EXCEPTION
-
-
-def _how(status: Json) -> str:
-    if isinstance(status, int):
-        return f"signal {-status}" if status < 0 else f"exit code {status}"
-    return str(status)[:100]
