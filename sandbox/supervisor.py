@@ -406,10 +406,8 @@ class Supervisor:
         for source, target in ((empty, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
         fd = os.dup(sock.detach())
-        for other in range(3, 256):
-            if other != fd:
-                with contextlib.suppress(OSError):
-                    os.close(other)
+        os.closerange(3, fd)
+        os.closerange(fd + 1, 256)
         os.set_inheritable(fd, False)
         environment = {"PATH": "/nonexistent", "LANG": "C.UTF-8", "HOME": folder, "TMPDIR": folder}
         kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}

@@ -378,7 +378,8 @@ def main(sock, preload):
         except ImportError as problem:
             print(f"{name} cannot be preloaded: {problem}", file=sys.stderr, flush=True)  # noqa: T201
             os._exit(1)
-    gc.collect()
+    if preload:
+        gc.collect()
     gc.freeze()
     interpreter = Interpreter(channel.Channel(sock))
     interpreter.channel.ready()

