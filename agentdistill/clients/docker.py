@@ -93,6 +93,9 @@ def container_config(
     """What the engine is asked for. The SDK's own helper knows neither masked paths nor one-time stdin."""
     uid = _unused_uid(facts)
     memory = (SHARE * limits.memory_mb + COPIES * limits.folder_mb + OVERHEAD_MB) << 20
+    processes = limits.processes + 48  # interpreters of the session count too
+    if runtime:  # gVisor has threads of its own for each of them, and dies where it may have no more
+        processes = 4 * processes + 256
     supervisor = {
         **asdict(limits),
         "jail": "docker",
@@ -117,7 +120,7 @@ def container_config(
         "MemorySwap": memory,  # memory and swap together: no swap
         "NanoCpus": min(limits.cores, facts["NCPU"]) * 1_000_000_000,
         "NetworkMode": "none",
-        "PidsLimit": limits.processes + 48,  # interpreters of the session count too
+        "PidsLimit": processes,
         "ReadonlyRootfs": True,
         "SecurityOpt": ["no-new-privileges", f"seccomp={seccomp_profile()}"],
         "Tmpfs": {"/session": tmpfs},
