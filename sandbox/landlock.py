@@ -135,10 +135,12 @@ def clean(supervisor, config):
         for group in groups:
             with contextlib.suppress(OSError):
                 os.killpg(group, signal.SIGKILL)
-    with contextlib.suppress(OSError):
+    try:
         os.rmdir(config["folder"])  # empty, if the supervisor has seen to it
-    if os.path.exists(config["folder"]):
+    except OSError:
         remove_as(config["uid"], config["folder"])
+        with contextlib.suppress(OSError):
+            os.rmdir(config["folder"])
     shutil.rmtree(config["made"], ignore_errors=True)
 
 

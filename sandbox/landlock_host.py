@@ -39,7 +39,7 @@ class Host:
         self.free = self.room()
 
     def adopt(self, pid):
-        """Put a new interpreter into a group of its own; False if that fails, which a turned parent may cause.
+        """Put a new interpreter into a group of its own; False if it fails: a turned parent can do that.
 
         It is forked by a child of its parent, and ours only when that child has ended.
         """

@@ -54,7 +54,7 @@ def remedy() -> str:
         return "Landlock is Linux's; in a Linux container or virtual machine it works"
     if abi() == 0:
         return (
-            "Linux 5.13 or later with landlock among the boot parameter lsm=... is needed, and in a container "
+            "Linux 5.13 or later with landlock in the boot parameter lsm=... is needed, and in a container "
             "a seccomp profile that lets landlock_create_ruleset pass"
         )
     return "as root it needs CAP_CHOWN, CAP_KILL, CAP_SETGID and CAP_SETUID; or run as an ordinary user"
