@@ -34,7 +34,9 @@ Seed = Annotated[int | None, typer.Option(help="Sampling seed; sample k uses see
 SandboxSpec = Annotated[
     str | None,
     typer.Option(
-        "--sandbox", help="auto, bubblewrap, or process (no isolation, must be asked for). [default: auto]"
+        "--sandbox",
+        help="auto, bubblewrap, docker, docker:RUNTIME, landlock, ws://HOST:PORT (a gateway), or process (no "
+        "isolation, must be asked for). [default: auto]",
     ),
 ]
 Prompt = Annotated[
