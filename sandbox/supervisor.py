@@ -457,7 +457,8 @@ class Supervisor:
                 self.bury(node, "no room")
             self.tell({"op": "forked", "tag": order["tag"], "ids": [], "full": full})
             return
-        body = json.dumps({"folders": [node.folder for node, _, _ in made]}).encode()
+        waiting = order["op"] != "park"  # somebody is
+        body = json.dumps({"folders": [node.folder for node, _, _ in made], "waiting": waiting}).encode()
         fds = [theirs.fileno() for _, theirs, _ in made] + [log for _, _, log in made]
         self.pass_fds(parent, wire.NODE.pack(len(body), wire.FORK) + body, fds)
         for _, theirs, log in made:

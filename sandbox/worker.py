@@ -242,7 +242,8 @@ class Interpreter:
         if between:
             for fd in fds:
                 os.close(fd)
-            self.rehearse()
+            if not order["waiting"]:
+                self.rehearse()
             with contextlib.suppress(ChildProcessError):  # model code may have told the kernel to reap
                 os.waitpid(between, 0)
             return
