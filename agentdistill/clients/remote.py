@@ -33,7 +33,8 @@ TOKEN_VARIABLE = "AGENTDISTILL_SANDBOX_TOKEN"  # noqa: S105
 WAIT_SECONDS = 60.0  # for a place in a gateway that is full
 OPEN_SECONDS = 10.0
 START_SECONDS = 35.0  # the gateway gives a jail 30
-CLOSE_SECONDS = 2.0
+CLOSE_SECONDS = 1.0
+PENDING = 64  # messages that are looked through for a farewell; a jail may send without end
 PIECE = 256 << 10  # bytes in a message; the gateway takes up to 1 MiB
 RETRY = (0.1, 2.0)  # least and most seconds between two tries
 _AWAY, _RESTART = 1001, 1012
@@ -123,13 +124,13 @@ class _Session:
 
     def close(self) -> str:
         """Hang up: the gateway ends the jail then. Its farewell may still be on its way to us."""
-        while not self._words:
+        for _ in range(PENDING):
             try:
                 message = self._connection.recv(timeout=0)
             except (TimeoutError, ConnectionClosed):
                 break
             if isinstance(message, str):
-                self._words = _text(_json(message), "error")
+                self._words = self._words or _text(_json(message), "error")
         self._connection.close()
         return self._words
 
