@@ -289,6 +289,7 @@ def up_docker(name: str, port: int | None, progress: Callable[[str], None]) -> t
             message = f"{name} is up already, on port {state.port}"
             raise UsageError(message, "agentdistill services down first")
         return state, False
+    _compose_program()  # before there is a state to be cleaned up
     state_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
     state = State(name, "docker", port or SERVICES[name].port, _token(SERVICES[name]))
     write_state(state)  # before the start: `down` cleans up after one that fails

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from agentdistill import services
@@ -50,6 +50,8 @@ def open_stream(limits: Limits, preload: Sequence[str], url: str, wait: float = 
             break
         except InvalidStatus as refused:
             _refused(refused, url, until, wait)
+        except InvalidMessage:  # not even a broken answer, as when it is being stopped
+            raise SandboxError(f"what answers at {url} hung up at once", remedy(url)) from None
         except OSError as error:
             raise SandboxError(f"no gateway answers at {url}: {_why(error)}", remedy(url)) from None
         except WebSocketException as error:

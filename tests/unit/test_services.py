@@ -193,3 +193,4 @@ def test_without_compose_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InfrastructureError, match=r"no Docker Compose here .*--local"):
         services.up_docker("sandbox", free_port(), lambda line: None)
+    assert services.read_state("sandbox") is None
