@@ -32,7 +32,7 @@ from agentdistill.services import service_folder
 from agentdistill.types import Limits
 
 COPIES = 4  # folders of a session, its candidates and twins share this many times `folder_mb`, as elsewhere
-MAX_FILES = 24_000  # the supervisor ends a step at 20,000
+MAX_FILES = 100_000  # the wall; the supervisor ends a step that is past 20,000 when it looks
 SHARE = 2  # times memory_mb for all processes of a session, which share pages
 OVERHEAD_MB = 256  # supervisor, first interpreter, page tables, socket buffers
 END_SECONDS = 2.0  # for the supervisor to end by itself
