@@ -2,8 +2,8 @@
 
 The seccomp filter is written as raw BPF, no library needed. It denies by name: calls that look into or
 signal other processes by handle, mounts, namespaces, kernel keys, bpf, io_uring, userfaultfd, perf, module
-loading, memory outside the address-space limit (memfd, System V), every new socket (a socketpair is
-allowed), and signals to the supervisor and the first interpreter. Guaranteed: an unknown architecture is
+loading, memory outside the address-space limit (memfd, System V), memory that forks would share (writable
+shared mappings), every new socket (a socketpair is allowed), and signals to the supervisor and the first interpreter. Guaranteed: an unknown architecture is
 refused, other ABIs of the same machine (x32, 32-bit) are killed. Not guaranteed: that the rest of the
 kernel has no holes; the filter makes its surface smaller, the namespaces are the wall.
 
@@ -47,6 +47,7 @@ CLONE, CLONE3 = (56, 220), (435, 435)
 KILL, TKILL, TGKILL = (62, 129), (200, 130), (234, 131)
 SIGQUEUE, TGSIGQUEUE = (129, 138), (297, 240)
 PRLIMIT, FCNTL, IOCTL = (302, 261), (72, 25), (16, 29)
+MMAP, MAP_SHARED, PROT_WRITE = (9, 222), 1, 2
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
 NEW_NAMESPACES = 0x7E020080  # CLONE_NEWTIME|NS|CGROUP|UTS|IPC|USER|PID|NET
@@ -116,6 +117,18 @@ class Filter:
         self.emit(_RET, _ERRNO | error)
         self.emit(_LOAD, _NUMBER)
 
+    def deny_when(self, call, *conditions, error=errno.EPERM):
+        """If all of them hold: (argument, bits) that are all set."""
+        left = 3 * len(conditions)
+        self.emit(_JEQ, call[self.column], 0, left + 2)
+        for argument, bits in conditions:
+            left -= 3
+            self.emit(_LOAD, _ARGUMENTS + 8 * argument)
+            self.emit(_AND, bits)
+            self.emit(_JEQ, bits, 0, left + 1)
+        self.emit(_RET, _ERRNO | error)
+        self.emit(_LOAD, _NUMBER)
+
     def code(self):
         self.emit(_RET, _ALLOW)
         return b"".join(self.program)
@@ -135,6 +148,8 @@ def seccomp_filter(protected, machine=None):
         rules.deny_if(call, 0, list(protected))
     rules.deny_if(FCNTL, 1, [F_SETOWN, F_SETSIG, F_SETOWN_EX])
     rules.deny_if(IOCTL, 1, [FIOSETOWN, SIOCSPGRP, TIOCSTI, TIOCLINUX])
+    # What is written to a shared mapping would be seen by other candidates and by twins.
+    rules.deny_when(MMAP, (3, MAP_SHARED), (2, PROT_WRITE))
     rules.deny_unless(PRLIMIT, 0, [0])  # limits of others; one's own can only go down
     return rules.code()
 

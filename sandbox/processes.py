@@ -94,6 +94,24 @@ def alive(fields):
     return bool(fields) and (fields[0] not in b"ZX" or int(fields[17]) > 1)
 
 
+def exists(pid):
+    """Zombies do."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def wake(pid):
+    """Let a stopped process go on."""
+    if pid is not None:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGCONT)
+
+
 def kill(pids):
     for pid in pids:
         with contextlib.suppress(OSError):

@@ -50,6 +50,7 @@ class Node:
         self.events = 0  # what is waited for on its socket
         self.awaited = False  # the client wants to know when it is ready
         self.forgotten = False  # the client does not want to know when it is dead
+        self.status = None  # how it ended, once it has been reaped
         self.greedy = False  # killed for the memory that it and its children took together
         self.incoming = bytearray()
         self.outgoing = bytearray()
@@ -192,6 +193,9 @@ class Supervisor:
             self.sweep()
             self.fork(order)
         elif order["op"] in ("kill", "drop"):
+            if order["op"] == "kill":  # a stopped process may be the parent that must end before we are told
+                for pid in self.processes.descendants(os.getpid()):
+                    processes.wake(pid)
             for number in order["ids"]:
                 if number in self.nodes:
                     self.nodes[number].forgotten = order["op"] == "drop"
@@ -258,6 +262,8 @@ class Supervisor:
             self.kill(node)
 
     def reap(self):
+        for node in [node for node in self.nodes.values() if node.pid is None]:
+            self.read_node(node)  # it may have said that it is ready, and died since
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -267,6 +273,7 @@ class Supervisor:
                 return
             for node in list(self.nodes.values()):
                 if node.pid == pid:
+                    node.status = status
                     while node.number in self.nodes and self.read_node(node):
                         pass  # what it said before it died
                     if node.number in self.nodes:
@@ -335,6 +342,10 @@ class Supervisor:
         if node.pid is None:
             self.bury(node, "killed before it started")
             return
+        # It has been reaped; if before its pid was known, then as a stranger.
+        if node.status is not None or not processes.exists(node.pid):
+            self.bury(node, "killed early" if node.status is None else node.status)
+            return
         if self.host is not None:
             self.host.kill(node.pid)
         spare = {other.pid for other in self.nodes.values()}
@@ -343,9 +354,12 @@ class Supervisor:
     def sweep(self):
         """Kill what the step left behind: everything below us that is no interpreter.
 
-        A fork that was ordered may be on its way; it is waited for, so as not to be taken for a stray.
+        A fork that was ordered may be on its way; it is waited for, so as not to be taken for a stray. What
+        the step has stopped goes on: it could neither fork nor answer.
         """
         self.busy.clear()
+        for node in self.nodes.values():
+            processes.wake(node.pid)
         for _ in range(20):
             waiting = [node.sock for node in self.nodes.values() if node.pid is None]
             if not waiting:
@@ -370,7 +384,8 @@ class Supervisor:
             os._exit(0)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for node in self.nodes.values() if self.host is not None else ():
-            self.host.kill(node.pid)
+            if node.pid is not None:
+                self.host.kill(node.pid)
         for _ in range(SWEEP_ROUNDS):
             below = self.processes.descendants(os.getpid())
             if not below:

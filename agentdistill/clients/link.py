@@ -94,8 +94,14 @@ class Link:
         try:
             for channel, body in self._frames.feed(data):
                 if channel == 0:
-                    self._on_event(protocol.parse(body))
+                    self._announce(protocol.parse(body))
                 else:
                     self._on_message(channel, body)
         except ProtocolError as problem:
             raise self.lose(f"the jail's supervisor sends nonsense: {problem}") from None
+
+    def _announce(self, message: dict[str, Json]) -> None:
+        try:
+            self._on_event(message)
+        except (KeyError, TypeError) as problem:  # a field is missing, or no number where one belongs
+            raise ProtocolError(f"an event that makes no sense ({type(problem).__name__})") from None

@@ -31,6 +31,7 @@ MAX_TWINS = 16
 NO_TWIN = 0  # in the list of parked states: this one could not be kept
 START_SECONDS = 30.0
 FORK_SECONDS = 10.0
+WAKE_SECONDS = 2.0  # for all parked states together: code can make them sleep for ever
 KILL_SECONDS = 5.0
 TOOL_POLL = 0.02  # seconds; how soon a clock that a tool's answer has restarted is looked at
 
@@ -170,12 +171,14 @@ class Session:
 
     def _revive(self) -> str:
         """A new live interpreter from the newest state that can fork; a note if that is not the last."""
+        until = time.monotonic() + WAKE_SECONDS
         for index in range(len(self._parked) - 1, -2, -1):
             node = self._parked[index] if index >= 0 else self._first
-            if node == NO_TWIN or node in self._dead:
+            patience = until - time.monotonic() if index >= 0 else FORK_SECONDS
+            if node == NO_TWIN or node in self._dead or patience <= 0:
                 continue
             ids = self._fork("revive", node, 1)
-            if ids and self._await_ready(ids[0]):
+            if ids and self._await_ready(ids[0], patience):
                 self._live = ids[0]
                 lost = len(self._parked) - 1 - index
                 if lost and self._parked:
@@ -187,9 +190,9 @@ class Session:
                 return ""
         raise self._link.lose("no interpreter of the session answers any more")
 
-    def _await_ready(self, node: int) -> bool:
+    def _await_ready(self, node: int, seconds: float) -> bool:
         try:
-            self._link.wait(lambda: node in self._ready or node in self._dead, FORK_SECONDS, "")
+            self._link.wait(lambda: node in self._ready or node in self._dead, seconds, "")
         except TimeoutError:
             self._kill([node])
             return False
