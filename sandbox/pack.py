@@ -29,7 +29,15 @@ LEFT_OUT = (
     "ensurepip",
     "site-packages",
     "dist-packages",
+    "_tkinter*",
+    "_test*",
+    "_ctypes_test*",
+    "_xxtestfuzz*",
 )
+
+
+class LibraryMissing(Exception):
+    pass
 
 
 def main():
@@ -46,12 +54,16 @@ def main():
     copy(program, image)
     os.makedirs(f"{image}/bin", exist_ok=True)
     os.symlink(program, f"{image}/bin/python")
-    binaries = [
-        program,
-        *glob.glob(f"{library}/lib-dynload/*.so"),
-        *glob.glob(f"{packages}/**/*.so", recursive=True),
-    ]
-    for path in sorted(set().union(*map(linked, binaries))):
+    needed = linked(program)
+    for path in glob.glob(f"{packages}/**/*.so", recursive=True):
+        needed |= linked(path)
+    for path in glob.glob(f"{image}{library}/lib-dynload/*.so"):
+        try:
+            needed |= linked(path)
+        except LibraryMissing as problem:  # so it can't be imported in the base image either
+            print(f"left out: {problem}")  # noqa: T201
+            os.remove(path)
+    for path in sorted(needed):
         if not path.startswith(image):
             copy(path, image)
     if os.path.exists("/etc/ld.so.cache"):
@@ -73,8 +85,10 @@ def install(requirements, target):
 def linked(binary):
     """The paths where a program or library will look for its loader and its shared libraries."""
     run = subprocess.run([loader(), "--list", binary], capture_output=True, text=True, check=False)
-    if run.returncode != 0:
-        sys.exit(f"the base image lacks what {os.path.basename(binary)} links: {run.stderr.strip()}")
+    if run.returncode != 0 or "not found" in run.stdout:
+        raise LibraryMissing(
+            f"the base image lacks what {os.path.basename(binary)} links: {run.stderr.strip()}"
+        )
     words = run.stdout.replace("=>", " ").split()
     return {word for word in words if word.startswith("/")}
 

@@ -27,7 +27,7 @@ from agentdistill.services import service_folder
 BASE = "python:3.11-slim"
 TAG = "agentdistill-sandbox:latest"
 CONTENT = "agentdistill.content"
-PIP = "pip==26.3"  # installs the wheels while the image is built; it is not in the image
+PIP = "pip>=24"  # installs the wheels while the image is built; it is not in the image
 BUILD = "agentdistill services build"
 
 _RECIPE = ("Dockerfile", "pack.py", "requirements.txt", "gateway-requirements.txt")
