@@ -3,9 +3,10 @@
 The seccomp filter is written as raw BPF, no library needed. It denies by name: calls that look into or
 signal other processes by handle, mounts, namespaces, kernel keys, bpf, io_uring, userfaultfd, perf, module
 loading, memory outside the address-space limit (memfd, System V), memory that forks would share (writable
-shared mappings), every new socket (a socketpair is allowed), and signals to the supervisor and the first interpreter. Guaranteed: an unknown architecture is
-refused, other ABIs of the same machine (x32, 32-bit) are killed. Not guaranteed: that the rest of the
-kernel has no holes; the filter makes its surface smaller, the namespaces are the wall.
+shared mappings), every new socket (a socketpair is allowed), and signals to the supervisor and the first
+interpreter. Guaranteed: an unknown architecture is refused, other ABIs of the same machine (x32, 32-bit) are
+killed. Not guaranteed: that the rest of the kernel has no holes; the filter makes its surface smaller, the
+namespaces are the wall.
 
 Who installs it depends on the jail: bubblewrap does for everything in it; in a container the first
 interpreter does for itself and its forks, on top of the engine's filter.

@@ -9,6 +9,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--sandbox", default="bubblewrap", help="the backend that tests/hostile attacks")
+
+
 @pytest.fixture(scope="session")
 def checkout() -> Path:
     """The root of the checkout the tests run in."""

@@ -20,7 +20,13 @@ from dataclasses import asdict
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus, WebSocketException
+from websockets.exceptions import (
+    ConcurrencyError,
+    ConnectionClosed,
+    InvalidMessage,
+    InvalidStatus,
+    WebSocketException,
+)
 from websockets.sync.client import ClientConnection, connect
 
 from agentdistill import services
@@ -129,7 +135,11 @@ class _Session:
         for _ in range(PENDING):
             try:
                 message = self._connection.recv(timeout=0)
-            except (TimeoutError, ConnectionClosed):
+            except (
+                TimeoutError,
+                ConnectionClosed,
+                ConcurrencyError,
+            ):  # the last: a step in another thread reads
                 break
             if isinstance(message, str):
                 self._words = self._words or _text(_json(message), "error")

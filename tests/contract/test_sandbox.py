@@ -1,7 +1,7 @@
 """What every Sandbox does, run against each backend and the in-memory fake.
 
 `process` runs only harmless code here. Tests of what the fake cannot do (kills, folders, forks of a real
-interpreter) take the fixture `real`.
+interpreter) take the fixture `real`. A new backend is one line in tests/sandboxes.py.
 """
 
 from __future__ import annotations
@@ -10,19 +10,18 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from sandboxes import REAL, open_backend
 
-from agentdistill.clients.memory import MemorySandbox
 from agentdistill.clients.sandbox import doctor, open_sandbox, resolve
 from agentdistill.errors import SandboxError, UsageError
 from agentdistill.types import ErrorKind, Execution, Limits, Opaque, Sandbox, SandboxTool
 
-REAL = ["bubblewrap", "process"]
 LIMITS = Limits(seconds=5, output_chars=1000, folder_mb=8)
 Opener = Callable[..., Sandbox]
 
@@ -30,11 +29,8 @@ Opener = Callable[..., Sandbox]
 def opener(spec: str) -> Iterator[Opener]:
     opened: list[Sandbox] = []
 
-    def open_one(*tools: SandboxTool, limits: Limits = LIMITS) -> Sandbox:
-        fake = spec == "memory"  # no SPEC: it can only be made by its class
-        opened.append(
-            MemorySandbox(tools, limits) if fake else open_sandbox(spec, tools=tools, limits=limits)
-        )
+    def open_one(*tools: SandboxTool, limits: Limits = LIMITS, preload: Sequence[str] = ()) -> Sandbox:
+        opened.append(open_backend(spec, tools=tools, limits=limits, preload=preload))
         return opened[-1]
 
     yield open_one
@@ -348,7 +344,7 @@ def test_the_deadline_kills_and_the_state_is_as_before(real: Opener, code: str) 
     one(session, "x = 5")
     started = time.monotonic()
     execution = one(session, f"print('seen')\nx = 6\n{code}")
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 3.0  # the machine is shared
     assert execution.timed_out and execution.error_kind is ErrorKind.TIMEOUT
     assert execution.logs == "seen\n"
     assert one(session, "x").value == 5
@@ -479,11 +475,20 @@ def test_no_file_descriptor_is_left(real: Opener) -> None:
 def test_resolve_and_specs() -> None:
     assert resolve("process") == "process"
     assert resolve("auto") == "bubblewrap"
-    for spec in ("docker", "docker:runsc", "landlock", "ws://localhost:1"):
-        with pytest.raises(UsageError, match="not built yet"):
+    for spec in ("vault", "docker:", "memory", ""):
+        with pytest.raises(UsageError, match="no sandbox"):
             open_sandbox(spec)
-    with pytest.raises(UsageError, match="no sandbox"):
-        open_sandbox("vault")
+
+
+@pytest.mark.parametrize("spec", REAL)
+def test_modules_that_are_asked_for_are_there_before_the_first_step(spec: str) -> None:
+    session = open_backend(spec, limits=LIMITS, preload=["fractions"])
+    try:
+        assert one(session, "import sys\n'fractions' in sys.modules").value is True
+    finally:
+        session.close()
+    with pytest.raises(SandboxError, match="nowhere"):
+        open_backend(spec, limits=LIMITS, preload=["nowhere"])
 
 
 def test_the_doctor_names_what_works() -> None:
