@@ -123,7 +123,8 @@ def container_config(
         "PidsLimit": processes,
         "ReadonlyRootfs": True,
         "SecurityOpt": ["no-new-privileges", f"seccomp={seccomp_profile()}"],
-        "Tmpfs": {"/session": tmpfs},
+        # gVisor makes a writable /tmp where none is mounted.
+        "Tmpfs": {"/session": tmpfs, "/tmp": "ro,nosuid,nodev,noexec,mode=0555,size=4k"},  # noqa: S108
         "Ulimits": [_ulimit("core", 0), _ulimit("nofile", 1024), _ulimit("memlock", 0)],
     }
     if runtime:

@@ -108,7 +108,7 @@ def test_the_limits_hold_inside(opened: Callable[..., tuple[Sandbox, Container]]
         [],
         [],
     )
-    for path in ("/x", "/packages/x", "/sandbox/x", "/dev/x", "/bin/x", "/proc/sys/x"):
+    for path in ("/x", "/tmp/x", "/packages/x", "/sandbox/x", "/dev/x", "/bin/x", "/proc/sys/x"):
         [execution] = session.run([f"open({path!r}, 'w')"])
         assert execution.error and execution.error.splitlines()[-1].startswith(
             ("OSError: [Errno 30]", "PermissionError:", "FileNotFoundError:")
@@ -204,6 +204,9 @@ time.sleep(60)
 def test_runsc_runs_a_session_too(opened: Callable[..., tuple[Sandbox, Container]]) -> None:
     session, container = opened(spec="docker:runsc")
     assert container["HostConfig"]["Runtime"] == "runsc"
+    [execution] = session.run(["open('/tmp/x', 'w')"])
+    refused = execution.error and "Permission denied" in execution.error
+    assert refused, "gVisor makes a writable /tmp where none is mounted"
     assert value(session, "import os\nx = 20\nos.uname().release.split('.')[0]") == "4", "gVisor's own kernel"
     for _ in range(6):  # every step leaves a twin, and gVisor has many threads for each
         value(session, "import numpy, sympy")
