@@ -1,0 +1,1 @@
+"""The retrieval programs: `python -m retrievers COMMAND`. They never import agentdistill."""
