@@ -8,8 +8,8 @@ machine with other work on it meets the targets: compare ratios, and look at the
 
 What is measured against what:
 - step: one line in a session that has been idle for 50 ms, against the same line in LocalPythonExecutor.
-- twin: from the reply of a step until the twin of its state is ready, against fork + wait of that very
-  process, called by code inside it.
+- twin: a fork of the session like the one after a step, from the order until it is ready, against fork + wait
+  of that very process, called by code inside it.
 - loop: 100,000 turns of a `for`, against LocalPythonExecutor.
 - start: sessions opened past the warm pool, one line each, closed, against the jail's own command line with a
   plain Python in it that makes the same imports and ends: mean of as many in a row.
@@ -18,6 +18,8 @@ What is measured against what:
   compute for 100 ms, against ceil(8 / cores) times one that does.
 - deadline: how long after its deadline `10**10**8` has been stopped; the worst of all.
 - leases: 200 idle sessions: the memory of all their processes (PSS: a shared page counts once), step p99.
+- docker: start without and with a warm pool, and a step, beside smolagents' DockerExecutor. It is run if its
+  image is there: it can only be built with Docker Hub and a package index at hand.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 from agentdistill.clients.sandbox import SandboxPool, open_sandbox
 from agentdistill.clients.session import Session
+from agentdistill.errors import SandboxError
 from agentdistill.types import Limits
 
 CORES = len(os.sched_getaffinity(0))
@@ -117,10 +120,8 @@ def compare(
     return Figure(name, mine, other, what, f"<= {most:g} x", mine <= most * other, spread=spread)
 
 
-def session(limits: Limits | None = None, preload: tuple[str, ...] = ()) -> Session:
-    opened = open_sandbox("bubblewrap", limits=limits, preload=preload)
-    assert isinstance(opened, Session)
-    return opened
+def session(limits: Limits | None = None, preload: tuple[str, ...] = (), spec: str = "bubblewrap") -> Session:
+    return open_sandbox(spec, limits=limits, preload=preload)
 
 
 def value(opened: Session, code: str) -> Any:
@@ -135,17 +136,19 @@ def local_executor() -> Callable[[str], Any]:
 
     executor = LocalPythonExecutor([])
     executor.send_tools({})
-    return executor
+    return lambda code: executor(code)
 
 
 # ---------------------------------------------------------------------- steps
 
 
-def twin_ready(opened: Session) -> None:
-    """Wait until the state after the last step is parked. Only a benchmark wants to know."""
-    opened.undo(0)
-    twin = opened._parked[-1]
-    opened._link.wait(lambda: twin in opened._ready, 5, "no twin")
+def fork_once(opened: Session) -> None:
+    """A fork of the session like the twin after a step, but one that says when it is ready."""
+    opened.undo(0)  # the twin of the step before is ordered; forks are made in order
+    [node] = opened._fork("revive", opened._live, 1)
+    if not opened._await_ready(node, 5):
+        raise RuntimeError("no fork")
+    opened._drop([node])
 
 
 def step(rounds: int) -> Iterator[Figure]:
@@ -160,10 +163,10 @@ def step(rounds: int) -> Iterator[Figure]:
         for _ in range(10):
             value(opened, LINE), local(LINE)
         for _ in range(rounds):
-            twin_ready(opened)
             time.sleep(IDLE)
             ours.append(clock(lambda: opened.run([LINE])))
-            twins.append(clock(lambda: twin_ready(opened)))
+            time.sleep(IDLE)
+            twins.append(clock(lambda: fork_once(opened)))
             forks.append(value(opened, "forks(1)"))
             hurried.append(clock(lambda: opened.run([LINE])))
             time.sleep(IDLE)
@@ -236,7 +239,7 @@ def command_line(pid: int) -> list[str]:
 def seccomp_filter() -> bytes:
     sys.path.insert(0, str(Path(__file__).parents[1] / "sandbox"))
     try:
-        import confine
+        import confine  # type: ignore[import-not-found]
     finally:
         del sys.path[0]
     filtered: bytes = confine.seccomp_filter(confine.IN_A_PID_NAMESPACE)
@@ -257,7 +260,8 @@ def start(rounds: int) -> Iterator[Figure]:
                 value(opened, LINE)
                 answered.append((time.perf_counter() - started) * 1000)
 
-        one(), jail.run(imports)
+        one()
+        jail.run(imports)
         answered.clear()
         batch = max(1, rounds // 5)
         for _ in range(rounds // batch):  # in a row, but not all: a slow minute should hit both
@@ -276,7 +280,6 @@ def pool(rounds: int) -> Iterator[Figure]:
 
         def one() -> None:
             opened = warm.open()
-            assert isinstance(opened, Session)
             taken.append(opened)
             value(opened, LINE)
 
@@ -300,11 +303,11 @@ def candidates(rounds: int) -> Iterator[Figure]:
             value(opened, FORKS)
             opened.run(["x = 1"] * 8)
             for _ in range(rounds):
-                twin_ready(opened)
+                opened.undo(0)
                 time.sleep(IDLE)
                 ours.append(clock(lambda: opened.run(["x = 1"] * 8)))
                 opened.keep(0)
-                twin_ready(opened)
+                opened.undo(0)
                 forks.append(value(opened, "forks(8)"))
         yield compare(f"eight light candidates ({name})", ours, forks, "eight bare fork + wait", 1.5)
     several: list[float] = []
@@ -406,10 +409,77 @@ def leases(count: int) -> Iterator[Figure]:
     yield Figure("  step p99", p99, None, "", "", None, spread=quartiles(times))
 
 
+# ---------------------------------------------------------------------- docker
+
+
+def executor() -> Any:
+    """smolagents' DockerExecutor, not building its image."""
+    from smolagents.monitoring import AgentLogger, LogLevel
+    from smolagents.remote_executors import DockerExecutor
+
+    return DockerExecutor([], AgentLogger(LogLevel.OFF), build_new_image=False)
+
+
+HOW = r"""Its image is built from python:3.12-bullseye and PyPI; where both can be reached:
+  printf 'FROM python:3.12-bullseye\nRUN pip install jupyter_kernel_gateway jupyter_client ipykernel\nEXPOSE 8888\n\
+CMD ["jupyter", "kernelgateway", "--KernelGatewayApp.ip=0.0.0.0", "--KernelGatewayApp.port=8888"]\n' |
+  docker build -t jupyter-kernel - && python benchmarks/sandbox.py --only docker"""
+
+
+def docker(rounds: int) -> Iterator[Figure | str]:
+    try:
+        session(spec="docker").close()
+    except SandboxError as problem:
+        yield f"docker: not run: {problem}"
+        return
+    ours: dict[str, list[float]] = {"cold": [], "warm": [], "step": []}
+    theirs: dict[str, list[float]] = {"cold": [], "step": []}
+    reason = ""
+    for _ in range(rounds):
+        taken: list[Session] = []
+        ours["cold"].append(clock(lambda: answer(session(spec="docker"), taken)))  # noqa: B023
+        ours["step"] += [clock(lambda: taken[0].run([LINE])) for _ in range(5)]  # noqa: B023
+        taken[0].close()
+        if not reason:
+            started = time.perf_counter()
+            try:
+                other = executor()
+            except Exception as problem:
+                reason = f"{type(problem).__name__}: {str(problem).splitlines()[0][:100]}"
+                continue
+            other(LINE)
+            theirs["cold"].append((time.perf_counter() - started) * 1000)
+            theirs["step"] += [clock(lambda: other(LINE)) for _ in range(5)]  # noqa: B023
+            other.cleanup()
+    with SandboxPool("docker", size=2) as warm:
+        for _ in range(rounds):
+            time.sleep(2)
+            taken = []
+            ours["warm"].append(clock(lambda: answer(warm.open(), taken)))  # noqa: B023
+            taken[0].close()
+    names = {
+        "cold": "docker, start and one line, cold",
+        "warm": "  out of a warm pool",
+        "step": "  one-line step",
+    }
+    for key, name in names.items():
+        against = statistics.median(theirs[key]) if theirs.get(key) else None
+        what = "DockerExecutor" if against else ""
+        spread = quartiles(ours[key])
+        yield Figure(name, statistics.median(ours[key]), against, what, "", None, spread=spread)
+    if reason:
+        yield f"DockerExecutor: not run: {reason}. {HOW}"
+
+
+def answer(opened: Session, taken: list[Session]) -> None:
+    taken.append(opened)
+    value(opened, LINE)
+
+
 # ---------------------------------------------------------------------- the table
 
 
-PARTS: dict[str, tuple[Callable[[int], Iterator[Figure]], int, int]] = {
+PARTS: dict[str, tuple[Callable[[int], Iterator[Figure | str]], int, int]] = {
     "step": (step, 200, 30),
     "loop": (loop, 15, 5),
     "start": (start, 100, 10),
@@ -417,6 +487,7 @@ PARTS: dict[str, tuple[Callable[[int], Iterator[Figure]], int, int]] = {
     "candidates": (candidates, 30, 6),
     "deadline": (deadline, 30, 9),
     "leases": (leases, 200, 20),
+    "docker": (docker, 10, 3),
 }  # name -> (what measures it, rounds, rounds with --quick)
 
 
@@ -441,16 +512,21 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(PARTS), help="parts to run, with commas between")
     asked = parser.parse_args()
     rows: list[Figure] = []
+    notes: list[str] = []
     if not asked.json:
         print(f"{'figure':<52} {'ours':>10} {'against':>8} {'ratio':>6}  {'target':<10} {'met':<4}quartiles")
     for name in asked.only.split(","):
         measure, rounds, few = PARTS[name]
-        for figure in measure(few if asked.quick else rounds):
-            rows.append(figure)
+        for found in measure(few if asked.quick else rounds):
+            if isinstance(found, Figure):
+                rows.append(found)
+            else:
+                notes.append(found)
             if not asked.json:
-                print(line(figure), flush=True)
+                print(line(found) if isinstance(found, Figure) else found, flush=True)
     if asked.json:
-        print(json.dumps([{**asdict(row), "ratio": row.ratio} for row in rows], indent=1))
+        figures = [{**asdict(row), "ratio": row.ratio} for row in rows]
+        print(json.dumps({"cores": CORES, "figures": figures, "notes": notes}, indent=1))
 
 
 if __name__ == "__main__":

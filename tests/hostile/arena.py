@@ -358,7 +358,7 @@ def stopped(code: str, name: str = "", **settings: object) -> Program:
 
     def check(attack: Attack, execution: Execution) -> None:
         assert execution.timed_out, execution
-        assert execution.seconds < attack.limits.seconds + SLACK / 2, execution.seconds
+        assert execution.seconds < attack.limits.seconds + SLACK, execution.seconds
 
     return _program(name, code, check, settings)
 

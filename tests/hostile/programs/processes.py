@@ -90,7 +90,8 @@ PROGRAMS: list[Program] = [
     """, "secrets in its own pages"),
     played("descriptors that were left to it")(lambda attack: _descriptors(attack)),
     held("import os\npid = os.fork()\nif pid == 0: os.setsid(); os.kill(0, 9)\nos.waitpid(pid, 0)", "a signal to its own group"),
-    ends("import os\nos.kill(0, 9)", "died", name="a signal to its own group and itself"),
+    ends("import os\nos.kill(0, 9)", "died", name="a signal to its own group and itself",
+         may_lose_state=True),  # landlock: a twin is in the group until the supervisor has taken it out
     held("""
     import os
     for pid in range(2, 400):

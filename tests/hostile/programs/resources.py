@@ -107,9 +107,10 @@ PROGRAMS += [_limit(*item) for item in (("RLIMIT_NOFILE", 3), ("RLIMIT_FSIZE", 0
 
 @played("a tree of folders too deep to copy")
 def deep_tree(attack: Attack) -> None:
-    attack.one("import os\nfor _ in range(3000):\n    os.mkdir('d'); os.chdir('d')")
+    made = attack.one("import os\nfor _ in range(3000):\n    os.mkdir('d'); os.chdir('d')")
     [first, _] = attack.run("1", "2")
-    assert first.error is not None and "folder" in first.error, first
+    stopped = made.error is not None  # on landlock: what can't be counted is too much
+    assert stopped or (first.error is not None and "folder" in first.error), first
 
 
 @played("a full folder costs older states and says so", may_lose_state=True)
@@ -127,12 +128,12 @@ def full_folder(attack: Attack) -> None:
 @played("memory that losing candidates hold")
 def losers_memory(attack: Attack) -> None:
     """What they held is free again: the same once more, and again, fits."""
-    code = "x = bytearray(b'x') * (150 << 20)\nlen(x)"
+    code = "x = bytearray(b'x') * (80 << 20)\nlen(x)"
     for _ in range(3):
         results = attack.run(code, code)
-        assert [result.value for result in results] == [150 << 20] * 2, results
+        assert [result.value for result in results] == [80 << 20] * 2, results
     attack.keep(0)
-    assert attack.value("len(x)") == 150 << 20
+    assert attack.value("len(x)") == 80 << 20
     attack.one("del x")
 
 
