@@ -421,8 +421,8 @@ def executor() -> Any:
 
 
 HOW = r"""Its image is built from python:3.12-bullseye and PyPI; where both can be reached:
-  printf 'FROM python:3.12-bullseye\nRUN pip install jupyter_kernel_gateway jupyter_client ipykernel\nEXPOSE 8888\n\
-CMD ["jupyter", "kernelgateway", "--KernelGatewayApp.ip=0.0.0.0", "--KernelGatewayApp.port=8888"]\n' |
+  printf '%s\n' 'FROM python:3.12-bullseye' 'RUN pip install jupyter_kernel_gateway ipykernel' \
+  'CMD ["jupyter", "kernelgateway", "--KernelGatewayApp.ip=0.0.0.0", "--KernelGatewayApp.port=8888"]' |
   docker build -t jupyter-kernel - && python benchmarks/sandbox.py --only docker"""
 
 
