@@ -48,6 +48,7 @@ class Session:
         self._steps: dict[int, Step] = {}  # by interpreter
         self._ready: set[int] = set()
         self._dead: dict[int, dict[str, Json]] = {}
+        self._condemned: set[int] = set()  # their end has been ordered: no word of theirs counts any more
         self._forked: dict[int, dict[str, Json]] = {}
         self._hello: dict[str, Json] | None = None
         self._first = 0  # never runs code: the state no failure can take away
@@ -257,8 +258,10 @@ class Session:
         self._link.send(0, {"op": "drop", "ids": list(nodes)})
 
     def _kill(self, nodes: Sequence[int]) -> None:
-        if nodes:
-            self._link.send(0, {"op": "kill", "ids": list(nodes)})
+        ids = [node for node in nodes if node not in self._condemned]
+        if ids:
+            self._condemned.update(ids)
+            self._link.send(0, {"op": "kill", "ids": ids})
 
     # ------------------------------------------------------------------ steps
 
@@ -391,6 +394,7 @@ class Session:
         elif kind == "died":
             node = message["id"]
             self._ready.discard(node)
+            self._condemned.discard(node)
             self._dead[node] = message
             step = self._steps.get(node)
             if step is not None and step.running and step.result is None:
@@ -398,6 +402,8 @@ class Session:
 
     def _hear(self, node: int, body: bytes) -> None:
         """An interpreter's word: hostile. What makes no sense costs it its life, nothing else."""
+        if node in self._condemned:
+            return
         step = self._steps.get(node)
         if step is not None and not step.running:
             step = None
