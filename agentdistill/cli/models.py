@@ -32,11 +32,11 @@ def list_models(as_json: o.AsJson = False) -> None:
                     "licence": entry.licence,
                     "cached": str(catalog.cached(entry.name) or "") or None,
                 }
-                for entry in catalog.ENTRIES
+                for entry in catalog.entries()
             ]
         )
         return
-    for entry in catalog.ENTRIES:
+    for entry in catalog.entries():
         state = "here" if catalog.cached(entry.name) else "not fetched"
         typer.echo(f"{entry.name:<22}{entry.title:<38}{entry.size / 1e9:>6.2f} GB  {state}")
 
