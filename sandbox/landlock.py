@@ -20,6 +20,7 @@ import sysconfig
 import tempfile
 
 import confine
+import folders
 import landlock_rules
 import processes
 import python_files
@@ -135,19 +136,27 @@ def clean(supervisor, config):
         for group in groups:
             with contextlib.suppress(OSError):
                 os.killpg(group, signal.SIGKILL)
-    try:
-        os.rmdir(config["folder"])  # empty, if the supervisor has seen to it
-    except OSError:
-        remove_as(config["uid"], config["folder"])
-        with contextlib.suppress(OSError):
-            os.rmdir(config["folder"])
-    shutil.rmtree(config["made"], ignore_errors=True)
+    if removed(config["folder"]):
+        shutil.rmtree(config["made"], ignore_errors=True)
+    elif (
+        os.fork() == 0
+    ):  # not emptied by the supervisor; a slow disk is not to keep others waiting
+        with contextlib.suppress(BaseException):
+            remove_as(config["uid"], config["folder"])
+            shutil.rmtree(config["made"], ignore_errors=True)
+        os._exit(0)
+
+
+def removed(folder):
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)
+    return not os.path.exists(folder)
 
 
 def remove_as(uid, folder):
     """Root without CAP_DAC_OVERRIDE, as in a hardened container, can't remove another user's files."""
     if uid is None:
-        empty(folder)
+        folders.remove_tree(folder)
         return
     pid = os.fork()
     if pid == 0:
@@ -155,36 +164,7 @@ def remove_as(uid, folder):
             os.setgroups([])
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)
-            empty(folder)
+            folders.remove_tree(folder)
         os._exit(0)
     os.waitpid(pid, 0)
-
-
-def empty(folder):
-    """Remove what is in a folder where nobody runs any more.
-
-    Code may have made folders that are closed to their owner, and nested them deeper than any path is long
-    or any recursion goes: what lies in a folder is moved to the top before it is looked at.
-    """
-    top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    while names := os.listdir(top):
-        for name in names:
-            if gone(name, top):
-                continue
-            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=top)
-            for below in os.listdir(inner):
-                if not gone(below, inner):
-                    os.rename(below, os.urandom(16).hex(), src_dir_fd=inner, dst_dir_fd=top)
-            os.close(inner)
-            os.rmdir(name, dir_fd=top)
-    os.close(top)
-
-
-def gone(name, within):
-    """Remove a file; open a folder."""
-    try:
-        os.unlink(name, dir_fd=within)
-        return True
-    except IsADirectoryError:
-        os.chmod(name, 0o700, dir_fd=within)
-        return False
+    removed(folder)  # it lies in a folder of ours

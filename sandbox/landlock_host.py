@@ -2,8 +2,8 @@
 
 Processes: every interpreter gets a process group of its own, and the filter lets nobody leave or make one, so
 one signal to the group ends an interpreter with all that descends from it, however fast it forks. Disk: the
-session's folders, and deleted files that are still open, are added up while a step runs; between steps that
-is done when the disk has lost a good part of a session's share, whoever took it.
+session's folders, and deleted files that are still open, are added up while a step runs, and at any time
+when the disk has lost a good part of a session's share, whoever took it.
 
 Not guaranteed: anything between two looks, and deleted files that are only mapped (the address-space limit
 holds those).
@@ -29,7 +29,8 @@ def hidden(problem):
 
 
 class Host:
-    PAUSE = 1.0  # seconds between looks when no step runs
+    PAUSE = 1.0  # seconds between looks at the disk when no step runs
+    SHORT_PAUSE = 0.05  # and while one does
 
     def __init__(self, config, processes):
         self.root = config["folder"]
@@ -56,8 +57,14 @@ class Host:
 
     def kill(self, pid):
         """End an interpreter and everything in its group at once."""
-        with contextlib.suppress(OSError):  # nothing is left of it
-            os.killpg(pid, signal.SIGKILL)
+        for end in (os.killpg, os.kill):  # the second for one that has not been put into its group
+            with contextlib.suppress(OSError):  # nothing is left of it
+                end(pid, signal.SIGKILL)
+
+    def wake(self, pid):
+        """Let everything in an interpreter's group that was stopped go on."""
+        with contextlib.suppress(OSError):
+            os.killpg(pid, signal.SIGCONT)
 
     def kill_groups_of(self, pids):
         for pid in pids:
@@ -70,23 +77,31 @@ class Host:
         return disk.f_bfree * disk.f_frsize, disk.f_ffree
 
     def shrinking(self):
-        """Whether the disk has lost much since the last look: one call, for sessions that sit idle."""
-        before, self.free = self.free, self.room()
-        return self.free[0] < before[0] - self.most // 8 or self.free[1] < before[1] - MAX_FILES // 8
+        """Whether the disk has lost an eighth of what the session may have since the last time it had: a
+        single call, to be made often. Who has taken it is seen by a look at the folders."""
+        now = self.room()
+        self.free = [max(pair) for pair in zip(self.free, now, strict=True)]
+        shares = (self.most // 8, MAX_FILES // 8)
+        if all(before - left < share for before, left, share in zip(self.free, now, shares, strict=True)):
+            return False
+        self.free = now
+        return True
 
-    def crowded(self):
-        """Whether the session has more processes, bytes or files than it may."""
-        below = self.processes.descendants(os.getpid())
-        if len(below) > self.most_processes:
-            return True
+    def crowded(self, children):
+        """Whether the session has more processes, bytes or files than it may; `children` of every process."""
+        below = self.processes.descendants(os.getpid(), (), children)
+        return len(below) > self.most_processes or self.full(below)
+
+    def full(self, pids=()):
+        """Whether the folders, and what these processes hold open of deleted files, are more than allowed."""
         seen, size = set(), 0
         try:
-            for status in self.files(below):
+            for count, status in enumerate(self.files(pids)):
                 if (status.st_dev, status.st_ino) not in seen:
                     seen.add((status.st_dev, status.st_ino))
                     size += status.st_blocks * 512
-                    if size > self.most or len(seen) > MAX_FILES:
-                        return True
+                if size > self.most or count > MAX_FILES:
+                    return True
         except (OSError, RecursionError):
             return True  # folders nested too deep, or closed to us: what is in there can't be counted
         return False

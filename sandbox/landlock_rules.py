@@ -42,6 +42,7 @@ RIGHTS = {
 
 INSTALLED = ("site-packages", "dist-packages")
 SIGNALS = 128  # that may wait for a process; the kernel counts all of a user's together
+NICE = 5  # the supervisor goes before a crowd of processes that want all of the processor
 OWN_PROCESSES = 48  # of the session itself: twins, candidates, the first interpreter
 
 
@@ -71,9 +72,10 @@ def check(config):
 def enter(config, version=None):
     """Landlock and the second filter on this process, for good. `version`: act as on a kernel of that ABI."""
     version = min(version or abi(), NEWEST)
+    os.nice(NICE)
     restrict(config["rules"], version)
-    confine.install_filter(confine.seccomp_filter((os.getppid(), os.getpid())))
     confine.install_filter(second_filter(signals=version >= 6 or config["uid"] is not None))
+    confine.install_filter(confine.seccomp_filter((os.getppid(), os.getpid())))
 
 
 def restrict(rules, version):

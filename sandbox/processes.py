@@ -41,14 +41,19 @@ class Processes:
         """How many processes this /proc shows, zombies among them."""
         return sum(name.isdigit() for name in os.listdir(self.folder))
 
-    def descendants(self, root, spare=()):
-        """Pids of everything below a process, but not those to spare (what is below them still counts)."""
+    def children(self):
+        """pid -> those of its children that live, for all there are: one look at everything."""
         children = {}
         for name in os.listdir(self.folder):
             if name.isdigit():
                 fields = self.read(f"{name}/stat").rpartition(b")")[2].split()[:18]
                 if alive(fields):
                     children.setdefault(int(fields[1]), []).append(int(name))
+        return children
+
+    def descendants(self, root, spare=(), children=None):
+        """Pids of everything below a process, but not those to spare (what is below them still counts)."""
+        children = self.children() if children is None else children
         found, todo = [], [root]
         while todo:
             for pid in children.get(todo.pop(), ()):

@@ -74,7 +74,7 @@ class Supervisor:
         self.root = config["folder"]
         self.folders = folders.Folders(self.root)
         self.busy = set()  # interpreters that were told something since the last sweep
-        self.next_look = 0.0
+        self.next_look = self.soonest = 0.0
         self.wake_in, self.wake_out = os.pipe()
         self.sockets = {}  # descriptor -> its node
         self.lagging = False  # something waits for the client
@@ -94,7 +94,9 @@ class Supervisor:
         hello = {"op": "hello", "protocol": wire.PROTOCOL, "python": sys.version.split()[0]}
         self.tell({**hello, "first": 1, "jail": self.config["jail"], "cgroup": self.config.get("cgroup")})
         while True:
-            pause = POLL if self.busy else self.host and self.host.PAUSE
+            pause = POLL if self.busy else None
+            if self.host is not None:
+                pause = self.host.SHORT_PAUSE if self.busy else self.host.PAUSE
             ready = {fd for fd, _ in self.poll.poll(pause and pause * 1000)}
             self.police()
             if self.stream_out in ready:
@@ -194,7 +196,10 @@ class Supervisor:
             self.fork(order)
         elif order["op"] in ("kill", "drop"):
             if order["op"] == "kill":  # a stopped process may be the parent that must end before we are told
-                for pid in self.processes.descendants(os.getpid()):
+                for node in self.nodes.values() if self.host is not None else ():
+                    if node.pid is not None:
+                        self.host.wake(node.pid)
+                for pid in self.processes.descendants(os.getpid()) if self.host is None else ():
                     processes.wake(pid)
             for number in order["ids"]:
                 if number in self.nodes:
@@ -304,34 +309,38 @@ class Supervisor:
     def police(self):
         """Limits that the kernel does not hold for us: memory of a whole family, number of files."""
         now = time.monotonic()
-        if now < self.next_look:
+        early = self.busy and self.host is not None and now > self.soonest and self.host.shrinking()
+        if now < self.next_look and not early:
             return
         if not self.busy:
             if self.host is not None:
                 self.next_look = now + self.host.PAUSE
                 self.look_at_the_disk()
             return
-        self.next_look = now + POLL
-        crowded = self.crowded()
+        children = self.processes.children()
+        crowded = self.crowded(children)
+        spare = {other.pid for other in self.nodes.values()}
         for node in list(self.busy):
             if node.pid is None:
                 continue
-            spare = {other.pid for other in self.nodes.values()}
-            family = [node.pid, *self.processes.descendants(node.pid, spare)]
+            family = [node.pid, *self.processes.descendants(node.pid, spare, children)]
             if crowded or sum(map(self.processes.resident, family)) > FAMILY * self.config["memory_mb"] << 20:
                 node.greedy = True
                 self.kill(node)
+        done = time.monotonic()  # to look is to leave other things lying: a fifth of the time at most
+        self.soonest = done + 4 * (done - now)
+        self.next_look = max(now + POLL, self.soonest)
 
-    def crowded(self):
+    def crowded(self, children):
         if self.host is not None:
-            return self.host.crowded()
+            return self.host.crowded(children)
         room = os.statvfs(self.root)
         return self.config["jail"] in ("bubblewrap", "docker") and room.f_files - room.f_ffree > MAX_FILES
 
     def look_at_the_disk(self):
         """No step runs, but threads of the last one may. Which state they are of is the client's to know: all
         but the first interpreter go, and the next step starts from there."""
-        if self.host.shrinking() and self.host.crowded():
+        if self.host.shrinking() and self.host.crowded(self.processes.children()):
             for node in list(self.nodes.values()):
                 if node.number != FIRST:
                     node.greedy = True
@@ -346,8 +355,9 @@ class Supervisor:
         if node.status is not None or not processes.exists(node.pid):
             self.bury(node, "killed early" if node.status is None else node.status)
             return
-        if self.host is not None:
+        if self.host is not None:  # without a look at the host's processes: they may be many, and we are few
             self.host.kill(node.pid)
+            return
         spare = {other.pid for other in self.nodes.values()}
         processes.kill([node.pid, *self.processes.descendants(node.pid, spare)])
 
@@ -463,6 +473,7 @@ class Supervisor:
             for _ in range(order["count"] if parent else 0):
                 made.append(self.new_node(parent, order["op"] == "park"))
                 made[-1][0].awaited = order["op"] == "revive"
+            full = bool(made) and self.host is not None and self.host.full()
         except (OSError, RecursionError):  # RecursionError: a hostile tree of folders
             full = True
         if full or not parent:
