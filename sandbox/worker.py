@@ -248,7 +248,8 @@ class Interpreter:
                 os.waitpid(between, 0)
             return
         for index, folder in enumerate(folders):
-            if os.fork() == 0:
+            child = os.fork()
+            if child == 0:
                 try:
                     self.become(sockets[index], logs[index], folder, fds)
                     if random:
@@ -256,6 +257,8 @@ class Interpreter:
                 except BaseException:
                     os._exit(1)
                 return
+            with contextlib.suppress(OSError):  # before the step goes on, and kills its group
+                os.setpgid(child, child)
         os._exit(0)
 
     def rehearse(self):
