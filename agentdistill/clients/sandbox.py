@@ -30,6 +30,7 @@ class Backend:
 
     stream: Callable[[Limits, Sequence[str]], Stream]
     remedy: Callable[[], str]
+    found: Callable[[], str] = str  # what the doctor says of it beside that it works
 
     def open(self, tools: Sequence[SandboxTool], limits: Limits, preload: Sequence[str]) -> Session:
         return self.session(self.stream(limits, preload), tools, limits)
@@ -137,7 +138,7 @@ def _backend(spec: str) -> Backend:
     if spec == "landlock":
         from agentdistill.clients import landlock
 
-        return Backend(landlock.open_stream, landlock.remedy)
+        return Backend(landlock.open_stream, landlock.remedy, landlock.found)
     if name == "docker" and (rest or spec == "docker"):
         from agentdistill.clients import docker
 
@@ -182,4 +183,5 @@ def _try(spec: str) -> tuple[str, bool, str, str]:
     limit = f"memory by cgroup ({found['cgroup']})" if found.get("cgroup") else "no cgroup: memory is polled"
     packages = "no numpy or sympy in it" if execution.error else execution.value
     remedy = "pip install numpy sympy" if execution.error else ""
-    return (spec, True, f"Python {found['python']}, {packages}, {limit}", remedy)
+    details = [f"Python {found['python']}", packages, limit, _backend(spec).found()]
+    return (spec, True, ", ".join(filter(None, details)), remedy)
