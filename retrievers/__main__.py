@@ -2,7 +2,8 @@
 
 With --json every line on stdout is a JSON object: {"event": "progress", "stage", "done", "size"} (size 0 if
 nobody knows it), {"event": "skipped", "what"}, {"event": "error", "what"}, at the end {"event": "done", ...}.
-Without it people's lines go to stderr. Exit codes: 0 done, 1 failed, 2 the call was wrong.
+Without it people's lines go to stderr. Exit codes: 0 done, 1 failed, 2 the call or
+the corpus was wrong.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     try:
         say({"event": "done", **options.command(options, say)})
-    except (BadCorpus, BadIndex, ValueError, OSError, MemoryError) as error:
+    except (BadCorpus, ValueError) as error:
+        say({"event": "error", "what": str(error)})
+        return 2
+    except (BadIndex, OSError, MemoryError) as error:
         say({"event": "error", "what": str(error) or type(error).__name__})
         return 1
     except KeyboardInterrupt:

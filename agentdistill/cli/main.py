@@ -17,6 +17,7 @@ from agentdistill.cli import (
     evaluate,
     generate,
     grade,
+    index,
     models,
     quickstart,
     sandbox,
@@ -47,6 +48,7 @@ for command in (
 app.command("eval")(evaluate.evaluate)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
+app.add_typer(index.app, name="index")
 app.add_typer(sandbox.app, name="sandbox")
 app.add_typer(services.app, name="services")
 
