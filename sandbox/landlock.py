@@ -138,9 +138,7 @@ def clean(supervisor, config):
                 os.killpg(group, signal.SIGKILL)
     if removed(config["folder"]):
         shutil.rmtree(config["made"], ignore_errors=True)
-    elif (
-        os.fork() == 0
-    ):  # not emptied by the supervisor; a slow disk is not to keep others waiting
+    elif os.fork() == 0:  # not emptied by the supervisor; a slow disk is not to keep others waiting
         with contextlib.suppress(BaseException):
             remove_as(config["uid"], config["folder"])
             shutil.rmtree(config["made"], ignore_errors=True)
