@@ -51,17 +51,18 @@ _reaped: set[int] = set()  # our pid, once the leftovers of others have been cle
 
 def open_stream(limits: Limits, preload: Sequence[str], runtime: str = "") -> Stream:
     """A session's container with its supervisor. SandboxError, with what to do, if it cannot be started."""
-    engine = engines.connect()
-    facts = engines.facts(engine)
-    if runtime and runtime not in facts["Runtimes"]:
-        known = ", ".join(sorted(facts["Runtimes"]))
-        raise SandboxError(
-            f"the Docker engine has no runtime {runtime!r}", f"it has {known}; see daemon.json"
-        )
-    if os.getpid() not in _reaped:
-        engines.reap(engine)
-        _reaped.add(os.getpid())
-    config = container_config(image_id(engine), limits, preload, runtime, facts)
+    with engines.connect() as engine:
+        facts = engines.facts(engine)
+        if runtime and runtime not in facts["Runtimes"]:
+            known = ", ".join(sorted(facts["Runtimes"]))
+            raise SandboxError(f"the Docker engine has no runtime {runtime!r}", f"it has {known}")
+        if os.getpid() not in _reaped:
+            engines.reap(engine)
+            _reaped.add(os.getpid())
+        return _start(engine, container_config(image_id(engine), limits, preload, runtime, facts))
+
+
+def _start(engine: Engine, config: dict[str, Any]) -> Attached:
     try:
         container = engine.create_container_from_config(config)["Id"]
     except (DockerException, OSError) as error:
@@ -154,7 +155,6 @@ class Attached:
     """
 
     def __init__(self, engine: Engine, container: str) -> None:
-        self._engine = engine
         self._container = container
         self._closed = False
         self._said = b""  # the end of stderr
@@ -213,8 +213,9 @@ class Attached:
         if data == b"":
             return
         try:
-            engines.remove(self._engine, self._container)
-        except (DockerException, OSError) as error:
+            with engines.connect() as engine:
+                engines.remove(engine, self._container)
+        except (DockerException, OSError, SandboxError) as error:
             self._said += f"\nthe container {self._container[:12]} is left behind: {_explain(error)}".encode()
 
     def _divide(self, data: bytes) -> bytes:

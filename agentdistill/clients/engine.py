@@ -29,16 +29,15 @@ Engine = Any  # docker.APIClient; the library has no types
 
 
 def connect() -> Engine:
-    """The engine's low-level client, one for each process and address. SandboxError if none answers."""
-    return _connect(os.getpid(), os.environ.get("DOCKER_HOST", ""))
+    """A client of the engine, to be closed (`with`). SandboxError if none answers.
 
-
-@functools.lru_cache(maxsize=4)
-def _connect(process: int, host: str) -> Engine:
+    Each caller has one of its own: the library keeps a connection open for every path it was asked for.
+    """
+    host = os.environ.get("DOCKER_HOST", "")
     where = host or "the local socket"
     try:
         _knock(host)
-        return docker.APIClient(**docker.utils.kwargs_from_env(), version="auto")
+        return docker.APIClient(**docker.utils.kwargs_from_env(), version=_version(host))
     except PermissionError:
         remedy = "sudo usermod -aG docker $USER, then log in again; that group is as good as root"
         raise SandboxError(f"no permission to use the Docker engine at {where}", remedy) from None
@@ -49,6 +48,13 @@ def _connect(process: int, host: str) -> Engine:
         raise SandboxError(
             f"the Docker engine at {where} cannot be used: {error}", "see `docker info`"
         ) from None
+
+
+@functools.lru_cache(maxsize=4)
+def _version(host: str) -> str:
+    """The version of the interface that both sides know; asking for it costs as much as a request."""
+    with docker.APIClient(**docker.utils.kwargs_from_env(), version="auto") as engine:
+        return str(engine.api_version)
 
 
 def _knock(host: str) -> None:

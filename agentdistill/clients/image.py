@@ -59,18 +59,18 @@ def image_id(engine: Engine) -> str:
 
 def build_image(base: str = BASE, progress: Callable[[str], None] = lambda line: None) -> str:
     """Build the image and return its id. `progress` gets one line at a time. SandboxError if it fails."""
-    engine = connect()
-    try:
-        _have(engine, base, progress)
-        with tempfile.TemporaryDirectory(prefix="agentdistill-image-") as folder:
-            context = Path(folder)
-            _fill(context)
-            _download_wheels(context / "wheels", *_python(engine, base), progress)
-            _build(engine, context, base, progress)
-        engine.prune_images({"dangling": True, "label": f"{LABEL}=image"})  # the one that this one replaces
-        return str(engine.inspect_image(TAG)["Id"])
-    except (DockerException, OSError) as error:
-        raise SandboxError(f"the image cannot be built: {error}", "see `docker info`") from error
+    with connect() as engine:
+        try:
+            _have(engine, base, progress)
+            with tempfile.TemporaryDirectory(prefix="agentdistill-image-") as folder:
+                context = Path(folder)
+                _fill(context)
+                _download_wheels(context / "wheels", *_python(engine, base), progress)
+                _build(engine, context, base, progress)
+            engine.prune_images({"dangling": True, "label": f"{LABEL}=image"})  # the one this one replaces
+            return str(engine.inspect_image(TAG)["Id"])
+        except (DockerException, OSError) as error:
+            raise SandboxError(f"the image cannot be built: {error}", "see `docker info`") from error
 
 
 def _programs() -> list[Path]:

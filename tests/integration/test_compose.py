@@ -31,7 +31,8 @@ OUTSIDE = "198.18.77.2"  # of the range for tests of networks
 @pytest.fixture(scope="module")
 def port(checkout: Path) -> Iterator[int]:
     """The gateway, up and answering, and its port."""
-    image_id(engines.connect())
+    with engines.connect() as engine:
+        image_id(engine)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         number: int = free.getsockname()[1]
@@ -74,11 +75,11 @@ def health(port: int) -> dict[str, Any] | None:
 
 def container(service: str) -> dict[str, Any]:
     """What the engine says of a service's only container."""
-    engine = engines.connect()
     labels = [f"com.docker.compose.project={PROJECT}", f"com.docker.compose.service={service}"]
-    [found] = engine.containers(filters={"label": labels})
-    inspected: dict[str, Any] = engine.inspect_container(found["Id"])
-    return inspected
+    with engines.connect() as engine:
+        [found] = engine.containers(filters={"label": labels})
+        inspected: dict[str, Any] = engine.inspect_container(found["Id"])
+        return inspected
 
 
 def inside(service: str, code: str) -> str:

@@ -29,8 +29,9 @@ Container = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def engine() -> engines.Engine:
-    return engines.connect()
+def engine() -> Iterator[engines.Engine]:
+    with engines.connect() as connected:
+        yield connected
 
 
 @pytest.fixture

@@ -134,9 +134,9 @@ def test_the_last_line_of_stderr_is_the_last_word(attached: tuple[docker.Attache
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    engine._connect.cache_clear()
+    engine._version.cache_clear()
     yield monkeypatch
-    engine._connect.cache_clear()
+    engine._version.cache_clear()
 
 
 @pytest.mark.parametrize("host", ["unix:///nonexistent/docker.sock", "tcp://127.0.0.1:1"])
