@@ -1,4 +1,4 @@
-"""`python -m retrievers build|add|remove|search|info`: what `agentdistill index ...` starts.
+"""`python -m retrievers build|add|remove|search|info|serve`: what `agentdistill index ...` starts.
 
 With --json every line on stdout is a JSON object: {"event": "progress", "stage", "done", "size"} (size 0 if
 nobody knows it), {"event": "skipped", "what"}, {"event": "error", "what"}, at the end {"event": "done", ...}.
@@ -84,6 +84,13 @@ def _info(options: argparse.Namespace, say: Say) -> dict[str, Any]:
     return index.info
 
 
+def _serve(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    from retrievers.serve import serve
+
+    serve(options)
+    return {}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m retrievers", description="Indexes over passages.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -110,6 +117,19 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--mode", choices=("sparse", "dense", "hybrid"))
     one.add_argument("--encoder", type=Path)
     one.add_argument("--reranker", type=Path, help="folder of a cross-encoder")
+    one = command("serve", _serve, "answer searches over HTTP")
+    one.add_argument("index", type=Path)
+    one.add_argument("--encoder", type=Path, help="folder of the index's encoder; without it: words only")
+    one.add_argument("--reranker", type=Path, help="folder of a cross-encoder")
+    one.add_argument("--host", default="127.0.0.1")
+    one.add_argument("--port", type=int, default=8766)
+    one.add_argument("--token-file", type=Path, help="its first line; else $AGENTDISTILL_RETRIEVER_TOKEN")
+    one.add_argument("--no-token", action="store_true", help="serve everybody here; on loopback only")
+    one.add_argument("--cached", type=int, default=10_000, help="queries whose vectors are kept, 2-6 KB each")
+    one.add_argument("--threads", type=int, help="that search; default: one a core")
+    one.add_argument("--socket", type=int, help=argparse.SUPPRESS)  # these three: see serve.py
+    one.add_argument("--users", type=Path, help=argparse.SUPPRESS)
+    one.add_argument("--linger", type=float, default=30.0, help=argparse.SUPPRESS)
     one = command("info", _info, "what is in it, and whether its checksums are right")
     one.add_argument("index", type=Path)
     return parser
