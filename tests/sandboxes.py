@@ -29,9 +29,12 @@ def open_backend(
     """`memory` is no SPEC: the fake runs code in this process, so it can only be made by its class."""
     if spec == "memory":
         return MemorySandbox(tools, limits)
-    return open_sandbox(
-        _gateway() if spec == "gateway" else spec, tools=tools, limits=limits, preload=preload
-    )
+    return open_sandbox(real_spec(spec), tools=tools, limits=limits, preload=preload)
+
+
+def real_spec(spec: str) -> str:
+    """What open_sandbox takes: the address of the gateway for `gateway`."""
+    return _gateway() if spec == "gateway" else spec
 
 
 @functools.cache

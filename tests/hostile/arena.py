@@ -31,8 +31,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sandboxes import open_backend
+from sandboxes import open_backend, real_spec
 
+from agentdistill.clients.sandbox import SandboxPool
 from agentdistill.errors import SandboxError
 from agentdistill.types import Execution, Limits, Sandbox, SandboxTool
 
@@ -257,6 +258,9 @@ class Arena:
         self._bystander: Sandbox | None = None
         self._bystanders_folder: object = None
         self._shared: Sandbox | None = None
+        self._pool = SandboxPool(
+            real_spec(spec), limits=LIMITS
+        )  # jails start while programs wait to be stopped
 
     def play(self, program: Program) -> None:
         self._meet_bystander()
@@ -289,13 +293,17 @@ class Arena:
         for session in (self._shared, self._bystander):
             if session is not None:
                 session.close()
+        self._pool.close()
         self.host.close()
 
     def _session(self, program: Program) -> Sandbox:
         if program.shared and self._shared is not None:
             return self._shared
         echo = SandboxTool("echo", self._echo, ("x",))
-        session = open_backend(self.spec, tools=[echo], limits=program.limits, preload=program.preload)
+        if program.limits is LIMITS and not program.preload:
+            session: Sandbox = self._pool.open([echo])
+        else:
+            session = open_backend(self.spec, tools=[echo], limits=program.limits, preload=program.preload)
         session.put("host", {**self.host.told(), "bystander": self._bystanders_folder})
         if program.shared:
             self._shared = session

@@ -9,6 +9,7 @@ from arena import LIMITS, Attack, Program, ends, held, played, refused
 from agentdistill.types import ErrorKind
 
 LONG = replace(LIMITS, seconds=10)
+SMALL = replace(LIMITS, memory_mb=160)
 KILLED = ("memory", "timeout")
 
 PROGRAMS: list[Program] = [
@@ -137,25 +138,25 @@ def losers_memory(attack: Attack) -> None:
     attack.one("del x")
 
 
-@played("memory of eight candidates at once")
+@played("memory of eight candidates at once", limits=SMALL)
 def candidates_memory(attack: Attack) -> None:
     """Each one's end is data; what counts is that the session and others go on."""
-    results = attack.run(*["x = bytearray(b'x') * (300 << 20)\nlen(x)"] * 8)
+    results = attack.run(*["x = bytearray(b'x') * (90 << 20)\nlen(x)"] * 8)
     assert all(
-        r.value == 300 << 20 or r.error_kind in (ErrorKind.MEMORY, ErrorKind.DIED, ErrorKind.TIMEOUT)
+        r.value == 90 << 20 or r.error_kind in (ErrorKind.MEMORY, ErrorKind.DIED, ErrorKind.TIMEOUT)
         for r in results
     ), results
 
 
-@played("a memory bomb in every candidate", may_lose_state=True)
+@played("a memory bomb in every candidate", may_lose_state=True, limits=SMALL)
 def candidates_bombs(attack: Attack) -> None:
     attack.run(*["x = []\nwhile True: x.append(bytearray(1 << 20))"] * 8)
 
 
-@played("memory that many twins hold", may_lose_state=True)
+@played("memory that many twins hold", may_lose_state=True, limits=SMALL)
 def twins_memory(attack: Attack) -> None:
     """Twins share pages with the session until it writes: it writes all of them in every step."""
-    attack.one("x = bytearray(b'x') * (120 << 20)")
+    attack.one("x = bytearray(b'x') * (60 << 20)")
     for number in range(12):
         attack.one(f"x[:] = bytes([{number}]) * len(x)")
 
