@@ -380,7 +380,11 @@ class Supervisor:
             self.reap()
             if self.config["jail"] == "bubblewrap" and self.processes.count() == len(self.nodes) + OURS:
                 return  # without looking at each
-            strays = self.processes.descendants(os.getpid(), {node.pid for node in self.nodes.values()})
+            known = {node.pid for node in self.nodes.values()}
+            if self.host is not None:  # the next step may be waiting: not all of the host's processes
+                strays = [pid for pid in self.processes.below(os.getpid()) if pid not in known]
+            else:
+                strays = self.processes.descendants(os.getpid(), known)
             if not strays:
                 return
             processes.kill(strays)
