@@ -47,6 +47,7 @@ class AttemptConfig(Config):
     memory_mb: int = Field(default=1024, ge=64)
     prompt: str | None = None
     tool: tuple[str, ...] = ()
+    retriever: str | None = None
     skip_bad_rows: bool = False
 
 

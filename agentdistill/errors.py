@@ -10,6 +10,7 @@
         ├── ModelError                an engine or endpoint cannot answer
         ├── DownloadError             a catalog file cannot be had, or its checksum is wrong
         ├── SandboxError              a jail cannot start, or was lost between two steps
+        ├── RetrieverError            a search service cannot start, or does not answer
         ├── RunDirectoryError         a RUN cannot be read or written (damaged line, full disk, locked)
         ├── GradingError              the grader's own processes failed
         └── TrainingError             training cannot go on (no rows, NaN loss, full disk)
@@ -67,6 +68,10 @@ class DownloadError(InfrastructureError):
 
 class SandboxError(InfrastructureError):
     """A sandbox cannot start, or was lost between two steps."""
+
+
+class RetrieverError(InfrastructureError):
+    """A search service cannot start, or cannot answer."""
 
 
 class RunDirectoryError(InfrastructureError):

@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -37,20 +37,41 @@ STOP_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Service:
-    """A program of one of the service folders that answers GET /health and, with its token, GET /metrics."""
+    """A program that answers GET /health and, with its token, GET /metrics."""
 
-    program: str
+    command: Callable[[], list[str]]
     port: int
     token_variable: str
     scheme: str
 
 
-SERVICES = {"sandbox": Service("gateway.py", 8765, "AGENTDISTILL_SANDBOX_TOKEN", "ws")}
+def sandbox_command() -> list[str]:
+    """How the gateway is started; options come after it."""
+    return [sys.executable, "-I", str(service_folder("sandbox") / "gateway.py")]
+
+
+def retrievers_command() -> list[str]:
+    """How the package retrievers is run; a command and its options come after it.
+
+    The folder it lies in is put at the end of the path: what else lies there must not hide anything.
+    """
+    parent = str(service_folder("retrievers").parent)
+    run = f"import runpy, sys; sys.path.append({parent!r}); runpy.run_module('retrievers', None, '__main__')"
+    return [sys.executable, "-P", "-c", run]
+
+
+SERVICES = {
+    "sandbox": Service(sandbox_command, 8765, "AGENTDISTILL_SANDBOX_TOKEN", "ws"),
+    "retriever": Service(retrievers_command, 8766, "AGENTDISTILL_RETRIEVER_TOKEN", "http"),
+}
 
 
 @dataclass(frozen=True)
 class State:
-    """A service that has been started. `pid` and `started` (seconds since the epoch) only for "local"."""
+    """A service that has been started. `pid` and `started` (seconds since the epoch) only for "local".
+
+    `of` is what it serves: a retriever's INDEX.
+    """
 
     service: str
     how: Literal["local", "docker"]
@@ -58,11 +79,12 @@ class State:
     token: str
     pid: int = 0
     started: float = 0.0
+    of: str = ""
 
     @property
     def url(self) -> str:
         """The SPEC to use it by."""
-        return f"{SERVICES[self.service].scheme}://127.0.0.1:{self.port}"
+        return f"{service_of(self).scheme}://127.0.0.1:{self.port}"
 
 
 # ---------------------------------------------------------------------- where the files are
@@ -171,8 +193,13 @@ def _json(body: bytes | None) -> dict[str, Any] | None:
 # ---------------------------------------------------------------------- local processes
 
 
-def up_local(name: str, port: int | None = None) -> tuple[State, bool]:
-    """Start a service as a process of this user; False beside its state if it was up already."""
+def up_local(
+    name: str, port: int | None = None, options: Sequence[str] = (), of: str = ""
+) -> tuple[State, bool]:
+    """Start a service as a process of this user; False beside its state if it was up already.
+
+    `options` are the program's own. UsageError if the service is up `of` something else.
+    """
     service = SERVICES[name]
     state = read_state(name)
     if state is not None and state.how == "docker":
@@ -181,20 +208,34 @@ def up_local(name: str, port: int | None = None) -> tuple[State, bool]:
         if port not in (None, state.port):
             message = f"{name} is up already, on port {state.port}"
             raise UsageError(message, "agentdistill services down first")
+        _same_thing(state, of)
         return state, False
-    folder = state_folder()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    state = State(name, "local", port or service.port, _token(service))
-    pid = _spawn(service_folder(name) / service.program, state, log_file(name))
+    state = State(name, "local", port or service.port, _token(service), of=of)
+    return start(state, [*service.command(), *options, "--port", str(state.port)]), True
+
+
+def _same_thing(state: State, of: str) -> None:
+    if state.of != of:
+        message = f"{state.service} is up already, for {state.of}"
+        raise UsageError(message, "agentdistill services down first")
+
+
+def start(state: State, command: Sequence[str], listening: int = -1, seconds: float = START_SECONDS) -> State:
+    """Start a program that becomes what `state` says, and wait until it is healthy; the complete state.
+
+    `listening` is a socket that the program gets as descriptor 3. InfrastructureError if it doesn't start.
+    """
+    state_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+    pid = _spawn(command, state, listening)
     state = replace(state, pid=pid, started=_created(pid) or 0.0)
     write_state(state)
     try:
-        wait_until_healthy(state)
+        wait_until_healthy(state, seconds)
     except BaseException:
         _end(state)
-        forget_state(name)
+        forget_state(state.service)
         raise
-    return state, True
+    return state
 
 
 def _token(service: Service) -> str:
@@ -202,22 +243,28 @@ def _token(service: Service) -> str:
     return os.environ.get(service.token_variable) or secrets.token_urlsafe(24)
 
 
-def _spawn(program: Path, state: State, log: Path) -> int:
+def _spawn(command: Sequence[str], state: State, listening: int) -> int:
     """In a session of its own: it outlives this command, and Ctrl-C here doesn't reach it."""
-    command = [sys.executable, "-I", str(program), "--port", str(state.port)]
-    environment = {**os.environ, SERVICES[state.service].token_variable: state.token}
+    environment = {**os.environ, service_of(state).token_variable: state.token}
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    actions: list[tuple[Any, ...]] = [
+        (os.POSIX_SPAWN_DUP2, listening, 3),
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log_file(state.service)), flags, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
     return os.posix_spawn(  # not subprocess: that wants to see the end of what it has started
-        sys.executable,
-        command,
+        command[0],
+        list(command),
         environment,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o600),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-        ],
+        file_actions=actions if listening >= 0 else actions[1:],
         setsid=True,
     )
+
+
+def service_of(state: State) -> Service:
+    """The entry of SERVICES. A state's name may go on after a hyphen: one of several of that service."""
+    return SERVICES[state.service.partition("-")[0]]
 
 
 def wait_until_healthy(state: State, seconds: float = START_SECONDS) -> None:
@@ -226,7 +273,8 @@ def wait_until_healthy(state: State, seconds: float = START_SECONDS) -> None:
     while health(state) is None:
         if state.how == "local" and not is_running(state):
             last = last_line(log_file(state.service))
-            again = f"agentdistill services up --local --port {state.port + 1}" if "port" in last else ""
+            port = "--port" if state.service == "sandbox" else "--retriever-port"
+            again = f"agentdistill services up --local {port} {state.port + 1}" if "port" in last else ""
             raise InfrastructureError(
                 f"{state.service} ended at its start: {last or 'it said nothing'}", again
             )
@@ -279,8 +327,17 @@ def _end(state: State) -> None:
 # ---------------------------------------------------------------------- Docker
 
 
-def up_docker(name: str, port: int | None, progress: Callable[[str], None]) -> tuple[State, bool]:
-    """Start a service by compose.yaml, likewise. The image must be there: `agentdistill services build`."""
+def up_docker(
+    name: str,
+    port: int | None,
+    progress: Callable[[str], None],
+    variables: Mapping[str, str] | None = None,
+    of: str = "",
+) -> tuple[State, bool]:
+    """Start a service by compose.yaml, likewise. The image must be there: `agentdistill services build`.
+
+    `variables` are those that compose.yaml names for this service, beside its token and port.
+    """
     state = read_state(name)
     if state is not None and state.how == "local" and is_running(state):
         raise UsageError(f"{name} is up as a local process", "agentdistill services down, then up --docker")
@@ -288,25 +345,33 @@ def up_docker(name: str, port: int | None, progress: Callable[[str], None]) -> t
         if port not in (None, state.port):
             message = f"{name} is up already, on port {state.port}"
             raise UsageError(message, "agentdistill services down first")
+        _same_thing(state, of)
         return state, False
     _compose_program()  # before there is a state to be cleaned up
     state_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
-    state = State(name, "docker", port or SERVICES[name].port, _token(SERVICES[name]))
+    state = State(name, "docker", port or SERVICES[name].port, _token(SERVICES[name]), of=of)
     write_state(state)  # before the start: `down` cleans up after one that fails
     progress(f"{name}: starting the container")
-    _compose(state, "up", "-d", name)
+    _compose(state, "up", "-d", name, variables=variables or {})
     progress(f"{name}: waiting until it is healthy")
     wait_until_healthy(state)
     return state, True
 
 
-def _compose(state: State, *arguments: str) -> None:
-    """Run compose on our file; its last line is the error's text."""
+def _compose(state: State, *arguments: str, variables: Mapping[str, str] | None = None) -> None:
+    """Run compose on our file; its last line is the error's text.
+
+    Each service is a project of its own: `down` ends one and leaves the others.
+    """
     service = SERVICES[state.service]
     port_variable = service.token_variable.replace("TOKEN", "PORT")
-    environment = {**os.environ, service.token_variable: state.token, port_variable: str(state.port)}
+    own = {service.token_variable: state.token, port_variable: str(state.port), **(variables or {})}
+    # Compose wants every variable of the file to be set, also those of services that it doesn't start.
+    others = {other.token_variable: "unused" for other in SERVICES.values()}
+    environment = {**others, **os.environ, **own}
     file = service_file("compose.yaml")
-    command = [*_compose_program(), "-p", "agentdistill", "-f", str(file), *arguments]
+    project = "agentdistill" if state.service == "sandbox" else f"agentdistill-{state.service}"
+    command = [*_compose_program(), "-p", project, "-f", str(file), *arguments]
     # In its folder: the old program looks there, and not beside its file, for the seccomp profile.
     run = subprocess.run(
         command, env=environment, cwd=file.parent, capture_output=True, text=True, check=False

@@ -63,13 +63,25 @@ class ErrorKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One call of a tool from sandboxed code. `error` is the text the code saw, if the call failed."""
+    """One call of a tool from sandboxed code. `error` is the text the code saw, if the call failed.
+
+    `result` is what the tool has answered, or what it wants remembered of that: `{"passages": [id, ...]}`
+    for a search, whose text is in the step's observation if the code has printed it.
+    """
 
     name: str
     arguments: Json
     result: Json = None
     error: str | None = None
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a SandboxTool may return: the code gets `value`, the ToolCall keeps `record` in its place."""
+
+    value: Any
+    record: Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,9 +370,16 @@ class Sandbox(Protocol):
 
 @runtime_checkable
 class Retriever(Protocol):
-    """Search over a corpus: for each query up to k passages, best first."""
+    """Search over a corpus: for each query up to k passages, best first. Safe to call from several threads.
+
+    Raises UsageError for a query that is refused, RetrieverError when there is no answer to be had.
+    """
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]: ...
+
+    def fingerprint(self) -> dict[str, Json]:
+        """What identifies the corpus and the way it is searched, for run.json."""
+        ...
 
 
 def to_json(record: Any) -> Json:

@@ -175,7 +175,8 @@ class Service:
     async def health(self, _request: Request) -> Response:
         # In a thread: it reads the manifest, perhaps from a slow disk.
         changed = await asyncio.to_thread(self.index.changed)
-        info = {name: value for name, value in self.index.info.items() if name != "made_with"}  # a path is in it
+        # Not what it was made of: that is a path, and whoever asks has shown no token.
+        info = {name: value for name, value in self.index.info.items() if name != "made_with"}
         return JSONResponse({"status": "ok", "changed": changed, **info})
 
     async def show_description(self, _request: Request) -> Response:

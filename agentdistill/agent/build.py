@@ -46,11 +46,11 @@ def system_prompt(prompts: Prompts, tools: Sequence[Tool] = ()) -> str:
 
 def sandbox_tools(tools: Sequence[Tool]) -> list[SandboxTool]:
     """smolagents Tools as the stubs a sandbox offers. A Tool is repeatable unless it says
-    `repeatable = False`."""
+    `repeatable = False`. One that has a method `recorded` is called by that: it returns a ToolResult."""
     return [
         SandboxTool(
             name=tool.name,
-            call=tool,
+            call=getattr(tool, "recorded", tool),
             parameters=tuple(tool.inputs),
             repeatable=bool(getattr(tool, "repeatable", True)),
         )

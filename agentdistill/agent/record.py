@@ -1,8 +1,8 @@
 """Turns what CodeAgent did into Steps, and brings back what it swallowed.
 
 CodeAgent turns an executor's exception into an observation and a failed max-steps call into the *answer*.
-Guaranteed: an exception of the model or the executor, met anywhere in the attempt, is raised again by
-`Recorder.raise_failure`, so the attempt counts as failed and never as a wrong answer.
+Guaranteed: an exception of the model, the executor or the search, met anywhere in the attempt, is raised
+again by `Recorder.raise_failure`, so the attempt counts as failed and never as a wrong answer.
 """
 
 from __future__ import annotations
@@ -50,11 +50,16 @@ class AttemptModel(BaseModel):
 
 
 class Recorder:
-    """Collects one attempt. Give `callbacks` to CodeAgent as `step_callbacks`."""
+    """Collects one attempt. Give `callbacks` to CodeAgent as `step_callbacks`.
 
-    def __init__(self, model: AttemptModel, executor: SandboxExecutor) -> None:
+    A tool that met broken machinery has the error in its attribute `failure`: code sees a tool's exception
+    as an error like any other, and would go on without it.
+    """
+
+    def __init__(self, model: AttemptModel, executor: SandboxExecutor, tools: Sequence[object] = ()) -> None:
         self.model = model
         self.executor = executor
+        self.tools = tools
         self.steps: list[Step] = []
         self.tokens_in = 0
         self.tokens_out = 0
@@ -66,10 +71,14 @@ class Recorder:
         return {ActionStep: self._on_step}
 
     def raise_failure(self) -> None:
-        """Raise the error that model or executor met, if any: an InfrastructureError, or a bug of ours."""
-        failure = self.model.failure or self.executor.failure
+        """Raise the error that model, executor or a tool met, if any: an InfrastructureError, or a bug."""
+        failure = self.model.failure or self._outside_failure()
         if failure is not None:
             raise failure
+
+    def _outside_failure(self) -> Exception | None:
+        failures: list[Exception | None] = [getattr(tool, "failure", None) for tool in self.tools]
+        return next((found for found in (self.executor.failure, *failures) if found is not None), None)
 
     def _on_step(self, memory_step: ActionStep, agent: Any = None) -> None:
         usage = memory_step.token_usage
@@ -80,8 +89,8 @@ class Recorder:
         if isinstance(memory_step.error, AgentMaxStepsError):
             self.reached_max_steps = True
             return
-        if self.executor.failure is not None and agent is not None:
-            agent.interrupt()  # no point in going on in a lost sandbox
+        if self._outside_failure() is not None and agent is not None:
+            agent.interrupt()  # no point in going on in a lost sandbox, or without an answer
         if memory_step.model_output is None:
             return  # the model's call failed: `raise_failure` tells
         ran = self.executor.executions[self._executed :]

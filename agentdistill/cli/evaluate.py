@@ -24,6 +24,7 @@ def evaluate(
     sandbox: o.SandboxSpec = None,
     prompt: o.Prompt = None,
     tool: o.ToolFiles = None,
+    retriever: o.RetrieverSpec = None,
     skip_bad_rows: o.SkipBadRows = None,
     config: o.ConfigFile = None,
     as_json: o.AsJson = False,
@@ -51,6 +52,7 @@ def evaluate(
         "sandbox": sandbox,
         "prompt": prompt,
         "tool": tuple(tool or ()),
+        "retriever": retriever,
         "skip_bad_rows": skip_bad_rows,
     }
     settings = load(EvalConfig, "eval", config, flags)
@@ -64,6 +66,7 @@ def evaluate(
         "tasks_sha256": loaded.sha256,
         "limit": settings.limit,
         "model": settings.model,
+        "retriever": settings.retriever,
     }
     student = o.open_for(settings)
     try:

@@ -29,6 +29,7 @@ def generate(
     sandbox: o.SandboxSpec = None,
     prompt: o.Prompt = None,
     tool: o.ToolFiles = None,
+    retriever: o.RetrieverSpec = None,
     skip_bad_rows: o.SkipBadRows = None,
     config: o.ConfigFile = None,
     as_json: o.AsJson = False,
@@ -59,6 +60,7 @@ def generate(
         "sandbox": sandbox,
         "prompt": prompt,
         "tool": tuple(tool or ()),
+        "retriever": retriever,
         "skip_bad_rows": skip_bad_rows,
     }
     settings = load(GenerateConfig, "generate", config, flags)
@@ -75,6 +77,7 @@ def generate(
         "tasks_sha256": loaded.sha256,
         "limit": settings.limit,
         "model": settings.model,
+        "retriever": settings.retriever,
     }
     teacher = o.open_for(settings)
     try:

@@ -45,6 +45,14 @@ Prompt = Annotated[
 ToolFiles = Annotated[
     list[str] | None, typer.Option("--tool", help="FILE.py:NAME of a smolagents Tool.", show_default=False)
 ]
+RetrieverSpec = Annotated[
+    str | None,
+    typer.Option(
+        "--retriever",
+        help="INDEX folder, or http://HOST:PORT of a service: gives the agent search(query).",
+        show_default=False,
+    ),
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of an engine in process. [default: all]")]
 SkipBadRows = Annotated[
     bool | None, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be read, and say which.")
@@ -66,7 +74,7 @@ def open_for(config: AttemptConfig) -> BaseModel:
 
 
 def attempt_settings(config: AttemptConfig, default_prompt: str, **more: Any) -> AttemptSettings:
-    """The stage's settings of a config."""
+    """The stage's settings of a config. A retriever in it is open until this process ends."""
     from agentdistill.cli.console import err
     from agentdistill.prompts import load_prompts
     from agentdistill.stages.attempt import AttemptSettings
@@ -77,6 +85,11 @@ def attempt_settings(config: AttemptConfig, default_prompt: str, **more: Any) ->
             "[bold red]warning[/]: --sandbox process runs the model's code on this machine, not isolated "
             "from your files or network"
         )
+    retriever = None
+    if config.retriever is not None:
+        from agentdistill.clients.retriever import open_retriever
+
+        retriever = open_retriever(config.retriever)
     return AttemptSettings(
         prompts=load_prompts(config.prompt or default_prompt),
         sampling=Sampling(config.temperature, config.top_p, config.max_tokens, config.seed),
@@ -84,6 +97,7 @@ def attempt_settings(config: AttemptConfig, default_prompt: str, **more: Any) ->
         sandbox=config.sandbox,
         limits=Limits(seconds=config.step_seconds, memory_mb=config.memory_mb),
         tools=tuple(load_tool(spec) for spec in config.tool),
+        retriever=retriever,
         **more,
     )
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from agentdistill.clients import protocol
 from agentdistill.clients.protocol import ProtocolError
-from agentdistill.types import Json, SandboxTool, ToolCall
+from agentdistill.types import Json, SandboxTool, ToolCall, ToolResult
 
 THREADS = 8
 MAX_CALLS = 1_000  # of one step
@@ -24,9 +24,12 @@ MAX_CALLS = 1_000  # of one step
 
 @dataclass(frozen=True)
 class Answer:
+    """`record` is what a ToolCall keeps of the value."""
+
     value: Any = None
     error: str | None = None
     seconds: float = 0.0
+    record: Json = None
 
 
 @dataclass
@@ -91,7 +94,8 @@ def invoke(tool: SandboxTool, arguments: dict[str, Any]) -> Answer:
         value = tool.call(**arguments)
     except Exception as error:
         return Answer(error=f"{type(error).__name__}: {error}", seconds=time.monotonic() - started)
-    return Answer(value=value, seconds=time.monotonic() - started)
+    result = value if isinstance(value, ToolResult) else ToolResult(value, value)
+    return Answer(value=result.value, seconds=time.monotonic() - started, record=result.record)
 
 
 def check(tool: SandboxTool | None, message: dict[str, Json]) -> tuple[dict[str, Any], str | None]:
@@ -125,7 +129,7 @@ def record(calls: Sequence[Call]) -> tuple[ToolCall, ...]:
     for call in list(calls):
         if call.answer.done() and not call.answer.cancelled():
             answer = call.answer.result()
-            rows.append(ToolCall(call.name, call.arguments, answer.value, answer.error, answer.seconds))
+            rows.append(ToolCall(call.name, call.arguments, answer.record, answer.error, answer.seconds))
         else:
             waited = time.monotonic() - call.started
             rows.append(ToolCall(call.name, call.arguments, error="no answer yet", seconds=waited))

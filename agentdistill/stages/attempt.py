@@ -17,6 +17,7 @@ from agentdistill.agent import first_thought as thoughts
 from agentdistill.agent.build import build_agent, sandbox_tools
 from agentdistill.agent.executor import SandboxExecutor
 from agentdistill.agent.record import AttemptModel, Recorder
+from agentdistill.agent.tools import PASSAGES, SearchTool
 from agentdistill.errors import UsageError
 from agentdistill.grading import Grader
 from agentdistill.models.base import BaseModel, plain_messages
@@ -26,6 +27,7 @@ from agentdistill.types import (
     Json,
     Limits,
     Message,
+    Retriever,
     Sampling,
     Sandbox,
     SandboxTool,
@@ -49,7 +51,8 @@ thoughts of wrong chains left out."""
 class AttemptSettings:
     """What shapes an attempt beside task, model and sample index.
 
-    `given_thoughts` maps task ids to first thoughts of one's own; they are used as they are.
+    `given_thoughts` maps task ids to first thoughts of one's own; they are used as they are. With a
+    `retriever` the agent has the tool `search`.
     """
 
     prompts: Prompts
@@ -60,23 +63,29 @@ class AttemptSettings:
     sandbox: str = "auto"
     limits: Limits = field(default_factory=Limits)
     tools: tuple[Any, ...] = ()
+    retriever: Retriever | None = None
 
     def shape(self) -> dict[str, Json]:
         """The part of run.json that a RUN is bound to. The model adds its own fingerprint."""
         from agentdistill.runs import canonical_hash
 
         rule = "content" if self.first_thought == "auto" else self.first_thought
+        retriever = self.retriever
         return {
             "prompts": self.prompts.sha256[:12],
             "sampling": to_json(self.sampling),
             "max_steps": self.max_steps,
             "first_thought": canonical_hash(dict(self.given_thoughts)) if self.given_thoughts else rule,
             "limits": to_json(self.limits),
-            "tools": [tool.name for tool in self.tools],
+            "tools": [tool.name for tool in self.attempt_tools()],
             "candidates": 1,
-            "retriever": None,
+            "retriever": {**retriever.fingerprint(), "passages": PASSAGES} if retriever else None,
             "knowledge_base": None,
         }
+
+    def attempt_tools(self) -> tuple[Any, ...]:
+        """The tools of one attempt."""
+        return (*self.tools, SearchTool(self.retriever)) if self.retriever else self.tools
 
 
 def run_attempt(
@@ -94,16 +103,17 @@ def run_attempt(
     thought, cost = _first_thought(task, model, sampling, settings, grader)
     prefixed = thoughts.FirstThoughtModel(model, thought.text) if thought.text else None
     attempt_model = AttemptModel(prefixed or model, sampling)
-    sandbox = open_session(sandbox_tools(settings.tools))
+    tools = settings.attempt_tools()
+    sandbox = open_session(sandbox_tools(tools))
     try:
         executor = SandboxExecutor(sandbox)
-        recorder = Recorder(attempt_model, executor)
+        recorder = Recorder(attempt_model, executor, tools)
         agent = build_agent(
             attempt_model,
             executor,
             recorder,
             settings.prompts,
-            tools=settings.tools,
+            tools=tools,
             max_steps=settings.max_steps,
         )
         agent.state.update(task.meta.get("data", {}))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from agentdistill.agent.build import system_prompt
+from agentdistill.agent.tools import SearchTool
 from agentdistill.errors import RunDirectoryError, UsageError
 from agentdistill.prompts import Prompts
 from agentdistill.runs import read_run_json, read_scores, read_trajectories, write_atomic
@@ -55,6 +56,8 @@ def curate(runs: Sequence[Path], out: Path, prompts: Prompts) -> CurateSummary:
     for run in runs:
         record = read_run_json(run)
         scores = read_scores(run)
+        # The student is told of the search it will have, as the teacher was.
+        tools = [SearchTool()] if record["shape"].get("retriever") else []
         sources.append({"run": run.name, "shape": record["shape"], "versions": record["versions"]})
         for trajectory in read_trajectories(run):
             reason = rejection(trajectory, scores.get(trajectory.id))
@@ -63,7 +66,7 @@ def curate(runs: Sequence[Path], out: Path, prompts: Prompts) -> CurateSummary:
                     "id": trajectory.id,
                     "task": trajectory.task.id,
                     "run": run.name,
-                    "messages": student_messages(trajectory, prompts),
+                    "messages": student_messages(trajectory, prompts, tools),
                 }
                 said = json.dumps(row["messages"])
                 reason = Rejection.DUPLICATE if said in seen else None
@@ -95,10 +98,10 @@ def rejection(trajectory: Trajectory, score: Score | None) -> Rejection | None:
     return None
 
 
-def student_messages(trajectory: Trajectory, prompts: Prompts) -> list[Message]:
+def student_messages(trajectory: Trajectory, prompts: Prompts, tools: Sequence[Any] = ()) -> list[Message]:
     """The conversation as the student will meet it: its own system prompt and its own answer hint."""
     opening = [
-        Message(role="system", content=system_prompt(prompts)),
+        Message(role="system", content=system_prompt(prompts, tools)),
         Message(role="user", content=f"New task:\n{prompts.question(trajectory.task)}"),
     ]
     return opening + list(trajectory.messages[2:])
