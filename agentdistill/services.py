@@ -31,7 +31,6 @@ from platformdirs import user_state_path
 from agentdistill.errors import InfrastructureError, UsageError
 
 _PACKAGE = Path(__file__).resolve().parent
-START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 
 
@@ -43,6 +42,7 @@ class Service:
     port: int
     token_variable: str
     scheme: str
+    start_seconds: float = 60.0
 
 
 def sandbox_command() -> list[str]:
@@ -62,7 +62,8 @@ def retrievers_command() -> list[str]:
 
 SERVICES = {
     "sandbox": Service(sandbox_command, 8765, "AGENTDISTILL_SANDBOX_TOKEN", "ws"),
-    "retriever": Service(retrievers_command, 8766, "AGENTDISTILL_RETRIEVER_TOKEN", "http"),
+    # Importing torch alone takes a minute on a busy machine.
+    "retriever": Service(retrievers_command, 8766, "AGENTDISTILL_RETRIEVER_TOKEN", "http", 180.0),
 }
 
 
@@ -220,7 +221,7 @@ def _same_thing(state: State, of: str) -> None:
         raise UsageError(message, "agentdistill services down first")
 
 
-def start(state: State, command: Sequence[str], listening: int = -1, seconds: float = START_SECONDS) -> State:
+def start(state: State, command: Sequence[str], listening: int = -1) -> State:
     """Start a program that becomes what `state` says, and wait until it is healthy; the complete state.
 
     `listening` is a socket that the program gets as descriptor 3. InfrastructureError if it doesn't start.
@@ -230,7 +231,7 @@ def start(state: State, command: Sequence[str], listening: int = -1, seconds: fl
     state = replace(state, pid=pid, started=_created(pid) or 0.0)
     write_state(state)
     try:
-        wait_until_healthy(state, seconds)
+        wait_until_healthy(state)
     except BaseException:
         _end(state)
         forget_state(state.service)
@@ -267,8 +268,9 @@ def service_of(state: State) -> Service:
     return SERVICES[state.service.partition("-")[0]]
 
 
-def wait_until_healthy(state: State, seconds: float = START_SECONDS) -> None:
+def wait_until_healthy(state: State) -> None:
     """InfrastructureError, with the log's last line, if it ends or isn't healthy in time."""
+    seconds = service_of(state).start_seconds
     until = time.monotonic() + seconds
     while health(state) is None:
         if state.how == "local" and not is_running(state):

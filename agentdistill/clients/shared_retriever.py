@@ -25,8 +25,7 @@ from agentdistill.clients.retriever import Address
 from agentdistill.errors import DownloadError, InfrastructureError, RetrieverError
 from agentdistill.services import State
 
-START_SECONDS = 180.0  # torch alone takes a minute on a busy machine
-LOCK_SECONDS = START_SECONDS + 30.0
+LOCK_SECONDS = 210.0  # who has it may be starting the service
 
 
 class SharedService:
@@ -36,7 +35,6 @@ class SharedService:
         self._index = index.resolve()
         self._linger = linger
         manifest = _manifest(self._index)
-        self._encoder = manifest["encoder"]
         told = json.dumps([str(self._index), manifest], sort_keys=True).encode()
         self._name = f"retriever-{hashlib.sha256(told).hexdigest()[:16]}"
         folder = services.state_folder()
@@ -75,12 +73,12 @@ class SharedService:
     def _start(self) -> State:
         options = ["serve", str(self._index), "--socket", "3", "--linger", str(self._linger)]
         options += ["--users", str(services.state_folder() / f"{self._name}.users")]
-        if self._encoder is not None:
-            options += ["--encoder", str(_encoder_folder(self._index, self._encoder))]
+        if encoder := encoder_folder(self._index):
+            options += ["--encoder", str(encoder)]
         with socket.create_server(("127.0.0.1", 0), backlog=1024) as sock:
             state = State(self._name, "local", sock.getsockname()[1], secrets.token_urlsafe(24))
             command = [*services.retrievers_command(), *options]
-            return services.start(state, command, sock.fileno(), START_SECONDS)
+            return services.start(state, command, sock.fileno())
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -120,8 +118,12 @@ def _manifest(index: Path) -> dict[str, Any]:
     return manifest
 
 
-def _encoder_folder(index: Path, encoder: dict[str, Any]) -> Path:
-    """The catalog's, which must be the one the index was built with."""
+def encoder_folder(index: Path) -> Path | None:
+    """The catalog's sentence encoder that an index was built with, fetched if need be; None for one without
+    vectors. RetrieverError if it isn't the catalog's."""
+    encoder = _manifest(index)["encoder"]
+    if encoder is None:
+        return None
     for known in catalog.ENCODERS:
         if known.sha256 == encoder.get("sha256"):
             try:
