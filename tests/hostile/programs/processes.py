@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from arena import Attack, Program, ends, gives, held, played, refused, stopped
+from arena import Attack, Program, ends, gives, held, played, refused
 
 from programs.kernel import SYSCALL
 
@@ -26,6 +26,8 @@ def signalled(number: int) -> Program:
         f"signal {number} to everybody outside",
     )
 
+
+STOPPED = ("timeout", "memory", "died")  # which of the limits a bomb meets first is the jail's affair
 
 PROGRAMS: list[Program] = [
     *map(signalled, (0, 1, 2, 9, 15, 19, 34)),
@@ -100,9 +102,9 @@ PROGRAMS: list[Program] = [
                 try: os.kill(pid, number)
                 except OSError: pass
     """, "signals to every pid there may be", may_lose_state=True),
-    stopped("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", "a fork bomb"),
-    stopped("import os\nwhile True:\n    try:\n        if os.fork() == 0: os.setsid()\n    except OSError: pass", "a fork bomb in sessions of its own"),
-    stopped("import os\nwhile True:\n    try: os.vfork() if hasattr(os, 'vfork') else os.posix_spawn('/x', ['x'], {})\n    except OSError: pass", "a spawn bomb"),
+    ends("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", *STOPPED, name="a fork bomb"),
+    ends("import os\nwhile True:\n    try:\n        if os.fork() == 0: os.setsid()\n    except OSError: pass", *STOPPED, name="a fork bomb in sessions of its own"),
+    ends("import os\nwhile True:\n    try: os.vfork() if hasattr(os, 'vfork') else os.posix_spawn('/x', ['x'], {})\n    except OSError: pass", *STOPPED, name="a spawn bomb"),
     refused("""
     import threading, time
     made = 0
