@@ -36,9 +36,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def cleaned() -> Iterator[None]:
     yield
-    state = services.read_state("sandbox")
-    if state is not None:
-        services.down(state)
+    for name in services.SERVICES:
+        state = services.read_state(name)
+        if state is not None:
+            services.down(state)
 
 
 def command(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -107,7 +108,7 @@ def test_down_leaves_a_process_alone_that_only_has_the_same_pid(folder: Path) ->
 def test_up_status_down(capfd: pytest.CaptureFixture[str], folder: Path, cleaned: None) -> None:
     port = str(free_port())
     url = f"ws://127.0.0.1:{port}"
-    assert command(capfd, "status") == (0, "sandbox   not up\n", "")
+    assert command(capfd, "status") == (0, "sandbox   not up\nretriever not up\n", "")
 
     code, out, err = command(capfd, "up", "--local", "--port", port)
     assert (code, out) == (0, f"{url}\n") and f"--sandbox {url}" in err
@@ -131,9 +132,9 @@ def test_up_status_down(capfd: pytest.CaptureFixture[str], folder: Path, cleaned
         assert code == 2 and "as a local process" in err
 
         code, out, _ = command(capfd, "status", "--json")
-        [row] = json.loads(out)
+        row, other = json.loads(out)
         assert code == 0 and row["up"] is True and row["url"] == url and row["pid"] == state.pid
-        assert row["health"]["sessions"] == 1
+        assert row["health"]["sessions"] == 1 and other["name"] == "retriever" and other["up"] is False
         assert state.token not in out
 
         children = process.children(recursive=True)
@@ -144,7 +145,36 @@ def test_up_status_down(capfd: pytest.CaptureFixture[str], folder: Path, cleaned
     assert not process.is_running()
     assert psutil.wait_procs(children, 5)[1] == []
     assert services.read_state("sandbox") is None
-    assert command(capfd, "down")[::2] == (0, "sandbox is not up\n")
+    assert command(capfd, "down")[::2] == (0, "sandbox is not up\nretriever is not up\n")
+
+
+def test_up_with_an_index_starts_the_retriever(
+    capfd: pytest.CaptureFixture[str], folder: Path, tmp_path: Path, cleaned: None
+) -> None:
+    from retrieval import build_index
+
+    from agentdistill.clients.retriever import open_retriever
+
+    index, ports = build_index(tmp_path), [str(free_port()), str(free_port())]
+    arguments = ("up", "--port", ports[0], "--retriever-port", ports[1], "--index")
+    code, out, err = command(capfd, *arguments, str(index))
+    urls = [f"ws://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"]
+    assert (code, out.split()) == (0, urls) and f"--retriever {urls[1]}" in err
+    with open_retriever(urls[1]) as retriever:  # by the state's token
+        assert retriever.search(["music"], 1)[0][0].id == "bach"
+    state = services.read_state("retriever")
+    assert state is not None and state.token not in " ".join(psutil.Process(state.pid).cmdline())
+
+    assert "already" in command(capfd, *arguments, str(index))[2]
+    assert f"4 passages of {index}" in command(capfd, "status")[1]
+    (tmp_path / "other").mkdir()
+    code, _, err = command(capfd, "up", "--index", str(build_index(tmp_path / "other")))
+    assert code == 2 and f"up already, for {index}" in err
+    code, _, err = command(capfd, "up", "--index", str(tmp_path / "nothing"))
+    assert code == 1 and "index build" in err and "Traceback" not in err
+
+    assert command(capfd, "down")[2] == "sandbox is down\nretriever is down\n"
+    assert services.read_state("retriever") is None and not services.is_running(state)
 
 
 def test_a_service_that_died_is_started_anew(capfd: pytest.CaptureFixture[str], cleaned: None) -> None:
