@@ -10,14 +10,17 @@ import stat
 import time
 
 SETTLED = 20_000_000  # nanoseconds
+MAX_REMOVERS = 4  # at a time; what they remove is counted to nobody
 ROUNDS = 100_000  # of removing one level of folders
 
 
 class Folders:
     """All folders below one root. Raises OSError when there is no room for a copy."""
 
-    def __init__(self, root):
+    def __init__(self, root, leaving=None):
         self.root = root
+        self.leaving = leaving  # a folder for what is being removed, out of the interpreters' reach
+        self.removers = set()  # processes of ours that remove a folder; whoever reaps them takes them out
         self.made = 0
         self.users = {}  # folder -> how many interpreters it belongs to
         self.copied = {}  # folder -> (what it looked like when it was copied, the copy)
@@ -52,11 +55,31 @@ class Folders:
         if not self.users[folder]:
             del self.users[folder]
             self.copied.pop(folder, None)
+            self.remove(folder)
+
+    def remove(self, folder):
+        """In the background if there is a place for that: on a disk thousands of files take seconds, and a
+        step may be waiting."""
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)  # most are empty
+            return
+        if self.leaving is None or len(self.removers) >= MAX_REMOVERS:
             remove_tree(folder)
+            return
+        gone = os.path.join(self.leaving, os.path.basename(folder))
+        os.rename(folder, gone)
+        pid = os.fork()
+        if pid == 0:
+            os.closerange(2, 4096)  # the stream must end with the supervisor, not with us
+            remove_tree(gone)
+            os._exit(0)
+        self.removers.add(pid)
 
     def clear(self):
         for folder in self.users:
             remove_tree(folder)
+        if self.leaving is not None:
+            remove_tree(self.leaving)
 
 
 def listing(folder):

@@ -38,12 +38,14 @@ def command(config):
     uid = own_uid()
     made = tempfile.mkdtemp(prefix="agentdistill-")
     config.update(made=made, folder=f"{made}/session", packages=[f"{made}/packages"], proc="/proc", uid=uid)
-    for folder in (config["folder"], *config["packages"]):
+    config["leaving"] = f"{made}/leaving"  # for what is being removed: no rule lets interpreters in
+    for folder in (config["folder"], config["leaving"], *config["packages"]):
         os.mkdir(folder, 0o700)
     if uid is not None:
         for folder in (made, *config["packages"]):
             os.chmod(folder, 0o711 if folder == made else 0o755)
-        os.chown(config["folder"], uid, uid)
+        for folder in (config["folder"], config["leaving"]):
+            os.chown(folder, uid, uid)
     closed = closed_folders() if uid is not None else {}
     for name, path in python_files.package_folders().items():
         os.symlink(through(closed, path), f"{made}/packages/{name}")
@@ -136,11 +138,13 @@ def clean(supervisor, config):
         for group in groups:
             with contextlib.suppress(OSError):
                 os.killpg(group, signal.SIGKILL)
-    if removed(config["folder"]):
+    left = [folder for folder in (config["folder"], config["leaving"]) if not removed(folder)]
+    if not left:
         shutil.rmtree(config["made"], ignore_errors=True)
     elif os.fork() == 0:  # not emptied by the supervisor; a slow disk is not to keep others waiting
         with contextlib.suppress(BaseException):
-            remove_as(config["uid"], config["folder"])
+            for folder in left:
+                remove_as(config["uid"], folder)
             shutil.rmtree(config["made"], ignore_errors=True)
         os._exit(0)
 

@@ -13,7 +13,10 @@ import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PACKAGES = ("numpy", "numpy.libs", "sympy", "mpmath")
-PROGRAMS = ("wire.py", "confine.py", "folders.py", "processes.py", "channel.py", "worker.py", "supervisor.py")
+PROGRAMS = (
+    "wire.py", "confine.py", "folders.py", "processes.py", "police.py",
+    "channel.py", "worker.py", "first.py", "supervisor.py",
+)  # fmt: skip
 FLAGS = ("-s", "-S", "-P", "-B")  # -I would ignore PYTHONHASHSEED; the environment is ours anyway
 
 

@@ -18,23 +18,18 @@ import signal
 import socket
 import struct
 import sys
-import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import confine
+import first
 import folders
+import police
 import processes
 import wire
-import worker
 
 OUT_HIGH = 8 << 20  # bytes waiting for the client; above it interpreters aren't read
 SWEEP_ROUNDS = 200
-POLL = 0.2  # seconds between looks at what a running step takes
-OURS = 2  # bubblewrap's init and we: what a pid namespace holds beside interpreters
-FAMILY = 2  # times memory_mb an interpreter and its children may take together; forks share pages, so not 1
-MAX_FILES = 20_000  # in all folders of a session: every one costs the kernel memory that no limit counts
-FIRST = 1  # the first interpreter's number
 CREDENTIALS = struct.Struct("3i")
 
 
@@ -72,9 +67,9 @@ class Supervisor:
         self.incoming = bytearray()
         self.outgoing = bytearray()
         self.root = config["folder"]
-        self.folders = folders.Folders(self.root)
+        self.folders = folders.Folders(self.root, config.get("leaving"))
+        self.police = police.Police(config, self.nodes, self.folders.removers, proc, self.host)
         self.busy = set()  # interpreters that were told something since the last sweep
-        self.next_look = self.soonest = 0.0
         self.wake_in, self.wake_out = os.pipe()
         self.sockets = {}  # descriptor -> its node
         self.lagging = False  # something waits for the client
@@ -94,11 +89,11 @@ class Supervisor:
         hello = {"op": "hello", "protocol": wire.PROTOCOL, "python": sys.version.split()[0]}
         self.tell({**hello, "first": 1, "jail": self.config["jail"], "cgroup": self.config.get("cgroup")})
         while True:
-            pause = POLL if self.busy else None
-            if self.host is not None:
-                pause = self.host.SHORT_PAUSE if self.busy else self.host.PAUSE
+            pause = self.police.pause(self.busy)
             ready = {fd for fd, _ in self.poll.poll(pause and pause * 1000)}
-            self.police()
+            for node in self.police.over_the_limit(self.busy):
+                node.greedy = True
+                self.kill(node)
             if self.stream_out in ready:
                 self.flush()
             if self.wake_in in ready:
@@ -180,7 +175,7 @@ class Supervisor:
                     buffer += wire.NODE.pack(size, wire.MESSAGE) + body
                     self.push(node)
                     if not self.busy:
-                        self.next_look = time.monotonic() + POLL
+                        self.police.step_begins()
                     self.busy.add(node)
             else:
                 self.obey(json.loads(body))
@@ -195,12 +190,8 @@ class Supervisor:
             self.sweep()
             self.fork(order)
         elif order["op"] in ("kill", "drop"):
-            if order["op"] == "kill":  # a stopped process may be the parent that must end before we are told
-                for node in self.nodes.values() if self.host is not None else ():
-                    if node.pid is not None:
-                        self.host.wake(node.pid)
-                for pid in self.processes.descendants(os.getpid()) if self.host is None else ():
-                    processes.wake(pid)
+            if order["op"] == "kill":
+                self.police.wake_all()
             for number in order["ids"]:
                 if number in self.nodes:
                     self.nodes[number].forgotten = order["op"] == "drop"
@@ -276,6 +267,7 @@ class Supervisor:
                 return
             if pid == 0:
                 return
+            self.folders.removers.discard(pid)
             for node in list(self.nodes.values()):
                 if node.pid == pid:
                     node.status = status
@@ -306,46 +298,6 @@ class Supervisor:
 
     # ------------------------------------------------------------------ killing
 
-    def police(self):
-        """Limits that the kernel does not hold for us: memory of a whole family, number of files."""
-        now = time.monotonic()
-        early = self.busy and self.host is not None and now > self.soonest and self.host.shrinking()
-        if now < self.next_look and not early:
-            return
-        if not self.busy:
-            if self.host is not None:
-                self.next_look = now + self.host.PAUSE
-                self.look_at_the_disk()
-            return
-        children = self.processes.children()
-        crowded = self.crowded(children)
-        spare = {other.pid for other in self.nodes.values()}
-        for node in list(self.busy):
-            if node.pid is None:
-                continue
-            family = [node.pid, *self.processes.descendants(node.pid, spare, children)]
-            if crowded or sum(map(self.processes.resident, family)) > FAMILY * self.config["memory_mb"] << 20:
-                node.greedy = True
-                self.kill(node)
-        done = time.monotonic()  # to look is to leave other things lying: a fifth of the time at most
-        self.soonest = done + 4 * (done - now)
-        self.next_look = max(now + POLL, self.soonest)
-
-    def crowded(self, children):
-        if self.host is not None:
-            return self.host.crowded(children)
-        room = os.statvfs(self.root)
-        return self.config["jail"] in ("bubblewrap", "docker") and room.f_files - room.f_ffree > MAX_FILES
-
-    def look_at_the_disk(self):
-        """No step runs, but threads of the last one may. Which state they are of is the client's to know: all
-        but the first interpreter go, and the next step starts from there."""
-        if self.host.shrinking() and self.host.crowded(self.processes.children()):
-            for node in list(self.nodes.values()):
-                if node.number != FIRST:
-                    node.greedy = True
-                    self.kill(node)
-
     def kill(self, node):
         """Kill an interpreter and what descends from it; `died` follows when it is reaped."""
         if node.pid is None:
@@ -355,11 +307,7 @@ class Supervisor:
         if node.status is not None or not processes.exists(node.pid):
             self.bury(node, "killed early" if node.status is None else node.status)
             return
-        if self.host is not None:  # without a look at the host's processes: they may be many, and we are few
-            self.host.kill(node.pid)
-            return
-        spare = {other.pid for other in self.nodes.values()}
-        processes.kill([node.pid, *self.processes.descendants(node.pid, spare)])
+        self.police.kill(node.pid)
 
     def sweep(self):
         """Kill what the step left behind: everything below us that is no interpreter.
@@ -378,13 +326,7 @@ class Supervisor:
                 self.read_node(node)
         for _ in range(SWEEP_ROUNDS):
             self.reap()
-            if self.config["jail"] == "bubblewrap" and self.processes.count() == len(self.nodes) + OURS:
-                return  # without looking at each
-            known = {node.pid for node in self.nodes.values()}
-            if self.host is not None:  # the next step may be waiting: not all of the host's processes
-                strays = [pid for pid in self.processes.below(os.getpid()) if pid not in known]
-            else:
-                strays = self.processes.descendants(os.getpid(), known)
+            strays = self.police.strays()
             if not strays:
                 return
             processes.kill(strays)
@@ -420,34 +362,12 @@ class Supervisor:
         pid = os.fork()
         if pid == 0:
             with contextlib.suppress(BaseException):
-                self.become_first(theirs, log, node.folder)
+                first.become(theirs, log, node.folder, self.config)
             os._exit(1)
         self.processes.preferred_victim(False)
         theirs.close()
         os.close(log)
         node.pid = pid
-
-    def become_first(self, sock, log, folder):
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.setpgid(0, 0)
-        empty = os.open(os.devnull, os.O_RDONLY)
-        for source, target in ((empty, 0), (log, 1), (log, 2)):
-            os.dup2(source, target)
-        fd = os.dup(sock.detach())
-        os.closerange(3, fd)
-        os.closerange(fd + 1, 256)
-        os.set_inheritable(fd, False)
-        environment = {"PATH": "/nonexistent", "LANG": "C.UTF-8", "HOME": folder, "TMPDIR": folder}
-        kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-        os.environ.clear()
-        os.environ.update(environment, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", **kept)
-        os.chdir(folder)
-        confine.settle_interpreter(self.config)
-        sys.path[:] = [entry for entry in sys.path if entry != os.path.dirname(os.path.abspath(__file__))]
-        sys.path += self.config["packages"]
-        sys.argv[:] = [""]
-        worker.main(socket.socket(fileno=fd), self.config["preload"])
 
     def new_node(self, parent, twin=False):
         """A node with its folder and log; also returns the child's ends of socket and log."""
