@@ -16,7 +16,7 @@ import pytest
 from huggingface_hub import constants
 
 from agentdistill import catalog
-from agentdistill.catalog import Entry, Part
+from agentdistill.catalog import Encoder, Entry, Part
 from agentdistill.errors import DownloadError, UnknownModelError
 
 HALVES = (b"GGUF first half, " * 500, b"second half" * 300)
@@ -335,3 +335,64 @@ def test_a_bad_setting_for_the_hub_sends_us_to_the_packages(
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     assert catalog._from_hub(MODEL, tmp_path / "whole", None) is None
     assert catalog._hub_answers is False
+
+
+# Sentence encoders
+
+FILES = {"model.safetensors": b"weights" * 100, "1_Pooling/config.json": b"{}"}
+ENCODER = Encoder(
+    name="tiny-encoder",
+    title="A tiny encoder",
+    licence="Apache-2.0",
+    package="adtest-tiny-encoder",
+    version="1.0",
+    member="adtest_tiny_encoder/model",
+    files={name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in FILES.items()},
+)
+
+
+def publish_encoder(index: Path, files: dict[str, bytes]) -> None:
+    with zipfile.ZipFile(index / "adtest_tiny_encoder-1.0-py3-none-any.whl", "w") as out:
+        for name, content in files.items():
+            out.writestr(f"adtest_tiny_encoder/model/{name}", content)
+        out.writestr("adtest_tiny_encoder/__init__.py", "raise RuntimeError('code of the wheel was run')")
+        info = "adtest_tiny_encoder-1.0.dist-info"
+        out.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: adtest-tiny-encoder\nVersion: 1.0\n")
+        out.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        out.writestr(f"{info}/RECORD", "")
+
+
+@pytest.fixture
+def encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "ENCODERS", (ENCODER,))
+
+
+@pytest.mark.usefixtures("encoder")
+def test_an_encoder_is_a_folder_of_checked_files(index: Path) -> None:
+    publish_encoder(index, FILES)
+    folder = catalog.fetch("tiny-encoder")
+    assert folder.name == "tiny-encoder"
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    assert {name: path.read_bytes() for name, path in found.items()} == FILES
+    assert catalog.cached("tiny-encoder") == folder
+    assert catalog.verify("tiny-encoder")
+    found["1_Pooling/config.json"].write_bytes(b"[]")
+    assert not catalog.verify("tiny-encoder")
+    found["1_Pooling/config.json"].unlink()
+    assert catalog.cached("tiny-encoder") is None
+    assert catalog.fetch("tiny-encoder") == folder
+    assert catalog.verify("tiny-encoder")
+
+
+@pytest.mark.usefixtures("encoder")
+@pytest.mark.parametrize("name", FILES)
+def test_an_encoder_with_a_wrong_or_missing_file_is_refused(index: Path, name: str) -> None:
+    publish_encoder(index, FILES | {name: b"other"})
+    with pytest.raises(DownloadError, match=f"{name} of adtest-tiny-encoder==1.0 has the wrong checksum"):
+        catalog.fetch("tiny-encoder")
+    publish_encoder(index, {other: content for other, content in FILES.items() if other != name})
+    with pytest.raises(DownloadError, match=f"does not hold adtest_tiny_encoder/model/{name}"):
+        catalog.fetch("tiny-encoder")
+    assert catalog.cached("tiny-encoder") is None
+    publish_encoder(index, FILES)
+    assert catalog.fetch("tiny-encoder").is_dir()
