@@ -380,7 +380,8 @@ def _compose(state: State, *arguments: str, variables: Mapping[str, str] | None 
     )
     if run.returncode != 0:
         lines = (run.stderr or run.stdout).strip().splitlines() or ["it said nothing"]
-        remedy = "agentdistill services build" if "image" in lines[-1] else "see `docker info`"
+        build = "agentdistill services build" + (" --retriever" if state.service == "retriever" else "")
+        remedy = build if "image" in lines[-1] else "see `docker info`"
         raise InfrastructureError(f"{' '.join(command[:2])} {arguments[0]} failed: {lines[-1][:500]}", remedy)
 
 

@@ -144,12 +144,14 @@ def build(
     base: Annotated[
         str | None, typer.Option(help="Base image with Python 3.11 or later. [default: python:3.11-slim]")
     ] = None,
+    retriever: Annotated[
+        bool, typer.Option("--retriever", help="The retriever's image, and not the sandbox's.")
+    ] = False,
 ) -> None:
     """Build the image that `up --docker` and `--sandbox docker` run in.
 
     Example: agentdistill services build --base python:3.12-slim
     """
-    from agentdistill.cli.console import err
-    from agentdistill.clients.image import BASE, build_image
+    from agentdistill.clients.image import BASE, RETRIEVER, SANDBOX, build_image
 
-    sys.stdout.write(f"{build_image(base or BASE, lambda line: err.print(line, markup=False))}\n")
+    sys.stdout.write(f"{build_image(base or BASE, _say, RETRIEVER if retriever else SANDBOX)}\n")

@@ -1,6 +1,6 @@
-"""The image that sessions in Docker and the gateway run in: build it, and know whether it is the right one.
+"""The images: of sessions in Docker and the gateway, and of the retriever. Build one, know the right one.
 
-The context is made on this machine: the Dockerfile, the programs of sandbox/, and the wheels for the base
+The context is made on this machine: the Dockerfile, the programs beside it, and the wheels for the base
 image's own Python, fetched by pip. The build itself needs no network. Guaranteed: the image carries a hash
 of the programs, the requirements and the Dockerfile; an image with another hash is refused, not used. Not in
 the hash: the base image.
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
@@ -25,12 +26,28 @@ from agentdistill.errors import SandboxError
 from agentdistill.services import service_folder
 
 BASE = "python:3.11-slim"
-TAG = "agentdistill-sandbox:latest"
 CONTENT = "agentdistill.content"
 PIP = "pip>=24"  # installs the wheels while the image is built; it is not in the image
 BUILD = "agentdistill services build"
 
-_RECIPE = ("Dockerfile", "pack.py", "requirements.txt", "gateway-requirements.txt")
+
+@dataclass(frozen=True)
+class Recipe:
+    """An image, by the folder of its programs; `files` are what else of that folder goes into it."""
+
+    folder: str
+    tag: str
+    files: tuple[str, ...]
+
+
+SANDBOX = Recipe(
+    "sandbox",
+    "agentdistill-sandbox:latest",
+    ("Dockerfile", "pack.py", "requirements.txt", "gateway-requirements.txt"),
+)
+RETRIEVER = Recipe("retrievers", "agentdistill-retriever:latest", ("Dockerfile", "requirements.txt"))
+TAG = SANDBOX.tag
+
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _PROBE = """
 import json, os, sys
@@ -38,10 +55,10 @@ print(json.dumps([sys.version_info[:2], os.uname().machine, os.confstr("CS_GNU_L
 """
 
 
-def content_hash() -> str:
+def content_hash(recipe: Recipe = SANDBOX) -> str:
     """What the image is made of, apart from its base."""
-    folder = service_folder("sandbox")
-    return _hash([*(folder / name for name in _RECIPE), *_programs()])
+    folder = service_folder(recipe.folder)
+    return _hash([*(folder / name for name in recipe.files), *_programs(recipe)])
 
 
 def image_id(engine: Engine) -> str:
@@ -57,24 +74,28 @@ def image_id(engine: Engine) -> str:
     return str(found["Id"])
 
 
-def build_image(base: str = BASE, progress: Callable[[str], None] = lambda line: None) -> str:
+def build_image(
+    base: str = BASE, progress: Callable[[str], None] = lambda line: None, recipe: Recipe = SANDBOX
+) -> str:
     """Build the image and return its id. `progress` gets one line at a time. SandboxError if it fails."""
     with connect() as engine:
         try:
             _have(engine, base, progress)
             with tempfile.TemporaryDirectory(prefix="agentdistill-image-") as folder:
                 context = Path(folder)
-                _fill(context)
-                _download_wheels(context / "wheels", *_python(engine, base), progress)
-                _build(engine, context, base, progress)
+                _fill(context, recipe)
+                _download_wheels(context / "wheels", recipe, *_python(engine, base), progress)
+                _build(engine, context, recipe, base, progress)
             engine.prune_images({"dangling": True, "label": f"{LABEL}=image"})  # the one this one replaces
-            return str(engine.inspect_image(TAG)["Id"])
+            return str(engine.inspect_image(recipe.tag)["Id"])
         except (DockerException, OSError) as error:
             raise SandboxError(f"the image cannot be built: {error}", "see `docker info`") from error
 
 
-def _programs() -> list[Path]:
-    return sorted(path for path in service_folder("sandbox").glob("*.py") if path.name not in _RECIPE)
+def _programs(recipe: Recipe = SANDBOX) -> list[Path]:
+    return sorted(
+        path for path in service_folder(recipe.folder).glob("*.py") if path.name not in recipe.files
+    )
 
 
 def _hash(paths: Iterable[Path]) -> str:
@@ -130,17 +151,17 @@ def _wanted() -> str:
     return "the base needs Python 3.11 or later and glibc"
 
 
-def _fill(context: Path) -> None:
-    folder = service_folder("sandbox")
-    for name in _RECIPE:
+def _fill(context: Path, recipe: Recipe) -> None:
+    folder = service_folder(recipe.folder)
+    for name in recipe.files:
         shutil.copy(folder / name, context / name)
     (context / "programs").mkdir()
-    for path in _programs():
+    for path in _programs(recipe):
         shutil.copy(path, context / "programs" / path.name)
 
 
 def _download_wheels(
-    target: Path, version: str, machine: str, glibc: int, progress: Callable[[str], None]
+    target: Path, recipe: Recipe, version: str, machine: str, glibc: int, progress: Callable[[str], None]
 ) -> None:
     """The wheels for the image's Python, which need not be ours."""
     progress(f"fetching wheels for Python {version}, glibc 2.{glibc} on {machine}")
@@ -149,9 +170,9 @@ def _download_wheels(
     for minor in range(glibc, 16, -1):
         command += ["--platform", f"manylinux_2_{minor}_{machine}"]
     command += ["--platform", f"manylinux2014_{machine}", PIP]
-    for name in _RECIPE:
+    for name in recipe.files:
         if name.endswith(".txt"):
-            command += ["-r", str(service_folder("sandbox") / name)]
+            command += ["-r", str(service_folder(recipe.folder) / name)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode != 0:
         lines = [line for line in run.stderr.splitlines() if line.startswith("ERROR")] or [run.stderr[-500:]]
@@ -159,12 +180,12 @@ def _download_wheels(
         raise SandboxError(f"the wheels cannot be fetched: {lines[-1]}", remedy)
 
 
-def _build(engine: Engine, context: Path, base: str, progress: Callable[[str], None]) -> None:
-    made_of = [*(context / name for name in _RECIPE), *sorted((context / "programs").iterdir())]
+def _build(engine: Engine, context: Path, recipe: Recipe, base: str, progress: Callable[[str], None]) -> None:
+    made_of = [*(context / name for name in recipe.files), *sorted((context / "programs").iterdir())]
     labels = {LABEL: "image", CONTENT: _hash(made_of)}
     events = engine.build(
         path=str(context),
-        tag=TAG,
+        tag=recipe.tag,
         buildargs={"BASE": base},
         labels=labels,
         network_mode="none",
