@@ -101,10 +101,14 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--json", action="store_true", help="JSON lines on stdout")
         return one
 
-    for name, run, text in (("build", _build, "make an index"), ("add", _add, "add passages to one")):
+    places = {"corpus": {"help": "JSONL file, folder, or hf:NAME of a data set"}, "index": {"type": Path}}
+    for name, run, order, text in (
+        ("build", _build, ("corpus", "index"), "make an index"),
+        ("add", _add, ("index", "corpus"), "add passages to one"),
+    ):
         one = command(name, run, text)
-        one.add_argument("corpus", help="JSONL file, folder, or hf:NAME of a data set")
-        one.add_argument("index", type=Path)
+        for place in order:
+            one.add_argument(place, **places[place])  # type: ignore[arg-type]
         one.add_argument("--encoder", type=Path, help="folder of a sentence encoder; without it: words only")
         one.add_argument("--skip-bad-rows", action="store_true")
     one = command("remove", _remove, "remove passages")

@@ -280,7 +280,7 @@ def chunks(text: str, words: int = CHUNK_WORDS, overlap: int = OVERLAP_WORDS) ->
     """
     spans = [match.span() for match in re.finditer(r"\S+", text)]
     # A "word" without spaces (a data URL, say) may not make a passage larger than one may be.
-    spans = [(piece, min(piece + 1000, end)) for start, end in spans for piece in range(start, end, 1000)]
+    spans = [(piece, min(piece + 400, end)) for start, end in spans for piece in range(start, end, 400)]
     ends = [text[end - 1] in ".!?" or text[end : end + 2] == "\n\n" for _, end in spans]
     first = 0
     while first < len(spans):

@@ -82,7 +82,7 @@ def read(folder: Path) -> Manifest:
         manifest = Manifest(
             row["encoder"], tuple(_segment(s) for s in row["segments"]), row["next_name"], row["made_with"]
         )
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise BadIndex(_missing(folder)) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadIndex(
