@@ -170,7 +170,8 @@ class Compressed:
         found = np.empty((len(rows), self.dimension), dtype="<f2")
         size = 2 * self.dimension
         for at, row in enumerate(rows.tolist()):
-            os.preadv(self._vectors, [found[at]], row * size)
+            if os.preadv(self._vectors, [found[at]], row * size) != size:
+                raise OSError(f"the vector of row {row} cannot be read: the index was changed from outside")
         return found.astype(np.float32)
 
     def search(

@@ -191,6 +191,18 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatc
         list(Corpus("hf:nobody/nothing"))
 
 
+def test_a_data_set_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`datasets` reads a folder by the same call as a data set of the hub."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "train.jsonl").write_bytes(lines(GOOD, {"id": "b", "text": "two", "title": None}))
+    (folder / "test.jsonl").write_bytes(lines({"id": "c", "text": ""}))
+    assert list(Corpus(f"hf:{folder}")) == [Passage(**GOOD), Passage("b", "", "two")]
+    with pytest.raises(BadCorpus, match="row 1: 'c': its text is empty"):
+        list(Corpus(f"hf:{folder}:test"))
+
+
 @pytest.mark.parametrize("source", ["hf:", "hf:a:b:c:d"])
 def test_a_malformed_name_of_a_data_set(source: str) -> None:
     with pytest.raises(BadCorpus, match="hf:NAME:CONFIGURATION:SPLIT"):
