@@ -289,7 +289,7 @@ def _document(hit: Hit) -> dict[str, str]:
 
 
 def _encoded(answer: dict[str, Any]) -> bytes:
-    return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(answer, separators=(",", ":")).encode()  # in ASCII: faster than UTF-8 both ways
 
 
 def _refusal(refused: Refused) -> Response:
