@@ -44,6 +44,13 @@ def system_prompt(prompts: Prompts, tools: Sequence[Tool] = ()) -> str:
     return str(populate_template(prompts.templates["system_prompt"], variables=variables))
 
 
+def chain_of_thought_prompt(prompts: Prompts, tools: Sequence[Tool] = ()) -> str:
+    """The system prompt of the chain of thought that a first thought is cut from."""
+    return str(
+        populate_template(prompts.chain_of_thought, variables={"tools": [tool.name for tool in tools]})
+    )
+
+
 def sandbox_tools(tools: Sequence[Tool]) -> list[SandboxTool]:
     """smolagents Tools as the stubs a sandbox offers. A Tool is repeatable unless it says
     `repeatable = False`. One that has a method `recorded` is called by that: it returns a ToolResult."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agentdistill.agent import first_thought as thoughts
-from agentdistill.agent.build import build_agent, sandbox_tools
+from agentdistill.agent.build import build_agent, chain_of_thought_prompt, sandbox_tools
 from agentdistill.agent.executor import SandboxExecutor
 from agentdistill.agent.record import AttemptModel, Recorder
 from agentdistill.agent.tools import PASSAGES, SearchTool
@@ -159,7 +159,8 @@ def _first_thought(
         return FirstThought(), Usage()
     if rule not in FIRST_THOUGHTS:
         raise UsageError(f"first thought {rule!r} is none of {', '.join(FIRST_THOUGHTS)}, and no file")
-    cot = thoughts.draw(model, settings.prompts.chain_of_thought, task, sampling.seed)
+    prompt = chain_of_thought_prompt(settings.prompts, settings.attempt_tools())
+    cot = thoughts.draw(model, prompt, task, sampling.seed)
     cost = Usage(cot.tokens_in, cot.tokens_out)
     correct, _, _ = grader.grade(thoughts.final_answer(cot.text) or None, task)
     cut_rule = "paragraph" if rule == "paragraph" else "content"

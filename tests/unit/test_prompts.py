@@ -80,3 +80,15 @@ def test_the_students_forced_final_call_shares_its_system_prompt() -> None:
 
     prompts = load_prompts("student")
     assert prompts.content["final_answer"]["pre_messages"] == system_prompt(prompts)
+
+
+def test_with_a_search_the_chain_of_thought_only_plans() -> None:
+    """A first thought that states a fact from memory is a fact that the agent no longer looks up."""
+    from agentdistill.agent.build import chain_of_thought_prompt
+    from agentdistill.agent.tools import SearchTool
+
+    teacher, student = load_prompts("teacher"), load_prompts("student")
+    assert "State none from memory" in chain_of_thought_prompt(teacher, [SearchTool()])
+    plain = chain_of_thought_prompt(teacher)
+    assert plain.startswith("Solve the problem") and plain.endswith('End with "The answer is X."')
+    assert chain_of_thought_prompt(student) == student.chain_of_thought
