@@ -19,7 +19,7 @@ import landlock_rules
 
 COPIES = 4  # times folder_mb for the folders of a session, its candidates and its twins
 MAX_FILES = 20_000
-GROUP_SECONDS = 1.5  # until a fork has become our child
+GROUP_SECONDS = 1.0  # until a fork has become our child
 
 
 def hidden(problem):

@@ -148,7 +148,7 @@ O_TRUNC, ACCESS_MODE = 0o1000, 0o3
 F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ = 1024, 1026, 1031
 FIONREAD, FIONBIO, FIONCLEX, FIOCLEX = 0x541B, 0x5421, 0x5450, 0x5451
 AF_UNIX, SOCK_STREAM, SOCKET_TYPE = 1, 1, 0xF
-PR_SET_DUMPABLE = 4
+PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 
 
 def second_filter(signals, machine=None):
@@ -180,7 +180,8 @@ def second_filter(signals, machine=None):
     # ioctl on a file one may only read changes its attributes, on a socket it tells of the network.
     rules.deny_unless(confine.IOCTL, 1, [FIONREAD, FIONBIO, FIONCLEX, FIOCLEX], error=errno.ENOTTY)
     rules.deny_if(confine.FCNTL, 1, [F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ])
-    rules.deny_if(PRCTL, 0, [PR_SET_DUMPABLE])  # the supervisor looks at open files, by /proc
+    # The supervisor looks at open files, by /proc, and every fork must become its child to get a group.
+    rules.deny_if(PRCTL, 0, [PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER])
     rules.deny_from(UNKNOWN)
     return rules.code()
 
