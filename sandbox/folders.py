@@ -67,7 +67,11 @@ class Folders:
             remove_tree(folder)
             return
         gone = os.path.join(self.leaving, os.path.basename(folder))
-        os.rename(folder, gone)
+        try:
+            os.rename(folder, gone)
+        except OSError:  # code has removed it, or put something else in its place
+            remove_tree(folder)
+            return
         pid = os.fork()
         if pid == 0:
             os.closerange(2, 4096)  # the stream must end with the supervisor, not with us
