@@ -5,10 +5,10 @@
 Builds an index of ../shared/data/passages.jsonl (kept in --index; embedding takes some minutes) and asks it
 the 200 questions of hotpotqa_context.jsonl and musique_context.jsonl. Each question has the titles of the
 passages that its answer rests on. Recall@k is the share of those titles among the first k passages, all@k the
-share of questions of which all are there. A hash of the question's id splits them in halves: fusion is tuned on
-one, the table is of the other. Intervals are 95 %: Wilson for all@k, bootstrap over questions for recall;
-differences are paired. MuSiQue's questions follow chains: what a later hop asks for is not named in them. That
-bounds what one search can find, and is what an agent's several searches are for.
+share of questions of which all are there. A hash of the question's id splits them in halves: fusion is tuned
+on one, the table is of the other. Intervals are 95 %: Wilson for all@k, bootstrap over questions for recall;
+differences are paired. MuSiQue's questions follow chains: what a later hop asks for is not named in them.
+That bounds what one search can find, and is what an agent's several searches are for.
 """
 
 from __future__ import annotations
