@@ -1,6 +1,6 @@
 """The retrieval service beside what it is made of: bare bm25s, bare faiss, the index without a service.
 
-    python benchmarks/retrieval_service.py --index INDEX [--data FOLDER] [--quick] [--json]
+    python benchmarks/retrieval_service.py --index INDEX [--data FOLDER] [--rounds 5] [--seconds 60] [--json]
 
 INDEX is one of FOLDER/passages.jsonl (agentdistill index build); the questions are those of FOLDER's
 *_context.jsonl. Everything runs on one thread of each library (OMP_NUM_THREADS=1); the two sides of a ratio
@@ -293,7 +293,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Benchmarks of the retrieval service.")
     parser.add_argument("--index", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, not a figure to report")
+    parser.add_argument("--rounds", type=int, default=5, help="over the questions")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of load")
     parser.add_argument("--json", action="store_true", help="machine-readable rows on stdout")
     asked = parser.parse_args()
     questions = [
@@ -301,18 +302,17 @@ def main() -> None:
         for name in ("hotpotqa_context.jsonl", "musique_context.jsonl")
         for row in (asked.data / name).read_text(encoding="utf-8").splitlines()
     ]
-    rounds, seconds = (1, 10.0) if asked.quick else (5, 60.0)
     bare = Bare(asked.index, questions)
     service = Service(asked.index)
     try:
         service.search(questions, "dense")  # their vectors are in the cache now
         rows = []
         for measure in (single, batch):
-            for figure in measure(service, bare, questions, rounds):
+            for figure in measure(service, bare, questions, asked.rounds):
                 rows.append(figure)
                 if not asked.json:
                     print(line(figure), flush=True)
-        found = load(service, questions, seconds)
+        found = load(service, questions, asked.seconds)
     finally:
         service.close()
     if asked.json:

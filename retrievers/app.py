@@ -1,7 +1,8 @@
 """The retrieval service: one index, over HTTP.
 
     POST /search     {"query": TEXT | "queries": [TEXT, ...], "k": 5, "mode": "hybrid", "rerank": false}
-                     -> {"mode": ..., "results": [[{"id", "title", "text", "score"}, ...], ...]}
+                     -> {"mode": ..., "index": FINGERPRINT,
+                         "results": [[{"id", "title", "text", "score"}, ...], ...]}
     POST /retrieve   Search-R1's: {"queries": [TEXT, ...], "topk": 3, "return_scores": false}
                      -> {"result": [[{"id", "contents"}, ...], ...]}, or with return_scores
                         {"result": [[{"document": {"id", "contents"}, "score": ...}, ...], ...]}
@@ -103,7 +104,7 @@ class Service:
             raise Refused(422, "there is no re-ranker here", "start the service with --reranker FOLDER")
         found = await self._found(queries, k, mode, rerank)
         results = [[hit._asdict() for hit in hits] for hits in found]
-        return _encoded({"mode": mode, "results": results})
+        return _encoded({"mode": mode, "index": self.index.info["fingerprint"], "results": results})
 
     async def retrieve(self, request: Request) -> bytes:
         self._admit(request)

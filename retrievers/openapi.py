@@ -69,7 +69,7 @@ def description(modes: Sequence[str], reranks: bool) -> dict[str, Any]:
         "required": ["queries"],
     }
     lists = {"type": "array", "items": {"type": "array", "items": _PASSAGE}}
-    found = _record({"mode": {"enum": list(modes)}, "results": lists}, "mode", "results")
+    found = _record({"mode": {"enum": list(modes)}, "index": {"type": "string"}, "results": lists})
     results = {"type": "array", "items": {"type": "array", "items": {"anyOf": [_SCORED, _DOCUMENT]}}}
     return {
         "openapi": "3.1.0",

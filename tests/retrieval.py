@@ -80,8 +80,10 @@ def command(index: Path, *arguments: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def start_retriever(index: Path, *arguments: str, token: str = TOKEN) -> Iterator[Service]:
-    port = free_port()
+def start_retriever(
+    index: Path, *arguments: str, port: int | None = None, token: str = TOKEN
+) -> Iterator[Service]:
+    port = port or free_port()
     environment = {**os.environ, VARIABLE: token, "OMP_NUM_THREADS": "1"}
     with tempfile.NamedTemporaryFile(prefix="retriever-", suffix=".log") as log:
         process = subprocess.Popen(

@@ -112,6 +112,8 @@ class HttpRetriever:
             raise UsageError(f"the retriever refuses: {_text(said, 'error')}", _text(said, "remedy"))
         if response.status_code != 200:
             raise self._unusable(f"{_text(said, 'error')} (HTTP status {response.status_code})")
+        if said.get("index") != self.info["fingerprint"]:  # it was started again with another
+            raise self._unusable("it serves another index than before")
         try:
             found = [[_passage(row) for row in rows] for rows in said["results"]]
         except (KeyError, TypeError, ValueError):
@@ -122,11 +124,7 @@ class HttpRetriever:
 
     def _send(self, method: str, path: str, body: Json = None) -> httpx.Response:
         def again(_: object) -> None:
-            address = self._find()
-            if address != self._address:
-                self._address = address
-                if self._health()["fingerprint"] != self.info["fingerprint"]:
-                    raise self._unusable("it serves another index than before")
+            self._address = self._find()
 
         tries = Retrying(
             retry=retry_if_exception_type(CONNECTION_ERRORS),

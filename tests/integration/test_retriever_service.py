@@ -23,7 +23,7 @@ from encoders import tiny_cross_encoder, tiny_encoder
 from retrieval import ROWS, TOKEN, VARIABLE, Service, build_index, command, start_retriever
 
 from agentdistill import catalog, services
-from agentdistill.clients.retriever import HttpRetriever, open_retriever
+from agentdistill.clients.retriever import open_retriever
 from agentdistill.clients.sandbox import open_sandbox
 from agentdistill.errors import RetrieverError, RunMismatchError, UsageError
 from agentdistill.grading import Grader
@@ -368,18 +368,14 @@ def test_another_index_at_the_same_address_is_no_answer(
     index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a run that has begun with one index not a single search goes to another."""
+    monkeypatch.setenv(VARIABLE, TOKEN)
     other = build_index(tmp_path, rows=ROWS[:2])
-    with start_retriever(index) as service, start_retriever(other) as second:
-        from agentdistill.clients.retriever import Address
-
-        addresses = [Address(service.url, TOKEN), Address(second.url, TOKEN)]
-        with HttpRetriever(lambda: addresses[0] if len(addresses) == 2 else addresses[-1]) as retriever:
-            retriever.search(["river"], 1)
-            addresses.pop(0)
-            service.process.kill()
-            service.process.wait()
-            with pytest.raises(RetrieverError, match="another index than before"):
-                retriever.search(["river"], 1)
+    with start_retriever(index) as service:
+        retriever = open_retriever(service.url)
+        assert retriever.search(["river"], 1)[0]
+    lost = pytest.raises(RetrieverError, match="another index than before")
+    with start_retriever(other, port=service.port), retriever, lost:
+        retriever.search(["river"], 1)
 
 
 # ---------------------------------------------------------------------- the one that starts by itself
