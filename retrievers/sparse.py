@@ -248,8 +248,23 @@ class Sparse:
         if not columns:
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
         scores = self._bm25.get_scores_from_ids(columns)
-        rows = np.flatnonzero(scores if alive is None else scores * alive)
+        if alive is not None:
+            scores *= alive
+        rows = np.flatnonzero(scores >= self._least(columns, scores, k))
         return top(rows, scores[rows], k)
+
+    def _least(self, columns: Sequence[int], scores: np.ndarray, k: int) -> float:
+        """A score that k passages reach: those below it, which share a common word only, need no ordering.
+
+        It is looked for among the passages with the rarest word, which are the likeliest to be good.
+        """
+        starts, indices = self._bm25.scores["indptr"], self._bm25.scores["indices"]
+        smallest = float(np.finfo(np.float32).tiny)  # above nothing: a passage has to share a word
+        for column in sorted(set(columns), key=lambda at: int(starts[at + 1] - starts[at])):
+            if starts[column + 1] - starts[column] >= k:
+                some = scores[indices[starts[column] : starts[column + 1]]]
+                return max(float(np.partition(some, -k)[-k]), smallest)
+        return smallest
 
 
 def top(rows: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
