@@ -18,6 +18,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
@@ -168,6 +169,8 @@ class Supervisor:
             body = bytes(self.incoming[wire.STREAM.size : end])
             del self.incoming[:end]
             if channel:
+                if self.host is not None:
+                    self.await_forks(0.4)  # a twin without a group of its own would die with the step
                 if channel in self.nodes:
                     node = self.nodes[channel]
                     early = self.host is not None and node.pid is None
@@ -318,12 +321,7 @@ class Supervisor:
         self.busy.clear()
         for node in self.nodes.values():
             processes.wake(node.pid)
-        for _ in range(20):
-            waiting = [node.sock for node in self.nodes.values() if node.pid is None]
-            if not waiting:
-                break
-            for node in [n for n in self.nodes.values() if n.sock in select.select(waiting, [], [], 0.1)[0]]:
-                self.read_node(node)
+        self.await_forks(2.0)
         for _ in range(SWEEP_ROUNDS):
             self.reap()
             strays = self.police.strays()
@@ -332,6 +330,16 @@ class Supervisor:
             processes.kill(strays)
         if self.host is not None:  # they fork faster than we look: end what they descend from, too
             self.host.kill_groups_of(strays)
+
+    def await_forks(self, seconds):
+        """Hear of the forks that are on their way; not for ever, who was turned may never fork."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            waiting = [node.sock for node in self.nodes.values() if node.pid is None]
+            if not waiting:
+                break
+            for node in [n for n in self.nodes.values() if n.sock in select.select(waiting, [], [], 0.1)[0]]:
+                self.read_node(node)
 
     def end(self):
         """Leave nothing behind. In a pid namespace the kernel sees to it when we end, and nobody waits for us
