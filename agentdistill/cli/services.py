@@ -55,7 +55,13 @@ def up(
 def _sandbox_up(port: int | None, docker: bool) -> tuple[State, bool]:
     from agentdistill import services
 
-    return services.up_docker("sandbox", port, _say) if docker else services.up_local("sandbox", port)
+    if not docker:
+        return services.up_local("sandbox", port)
+    from agentdistill.clients.engine import connect
+    from agentdistill.clients.image import image_id
+
+    image_id(connect())  # there, and of these programs
+    return services.up_docker("sandbox", port, _say)
 
 
 def _retriever_up(index: Path, port: int | None, docker: bool) -> tuple[State, bool]:
@@ -65,6 +71,10 @@ def _retriever_up(index: Path, port: int | None, docker: bool) -> tuple[State, b
     index = index.resolve()
     encoder = encoder_folder(index)
     if docker:
+        from agentdistill.clients.engine import connect
+        from agentdistill.clients.image import RETRIEVER, image_id
+
+        image_id(connect(), RETRIEVER)
         variables = {"AGENTDISTILL_RETRIEVER_INDEX": str(index)}
         if encoder is not None:
             variables["AGENTDISTILL_RETRIEVER_ENCODER"] = str(encoder)

@@ -46,7 +46,6 @@ SANDBOX = Recipe(
     ("Dockerfile", "pack.py", "requirements.txt", "gateway-requirements.txt"),
 )
 RETRIEVER = Recipe("retrievers", "agentdistill-retriever:latest", ("Dockerfile", "requirements.txt"))
-TAG = SANDBOX.tag
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _PROBE = """
@@ -61,16 +60,17 @@ def content_hash(recipe: Recipe = SANDBOX) -> str:
     return _hash([*(folder / name for name in recipe.files), *_programs(recipe)])
 
 
-def image_id(engine: Engine) -> str:
+def image_id(engine: Engine, recipe: Recipe = SANDBOX) -> str:
     """The built image, if it is there and up to date. SandboxError otherwise."""
+    tag, build = recipe.tag, BUILD + (" --retriever" if recipe is RETRIEVER else "")
     try:
-        found = engine.inspect_image(TAG)
+        found = engine.inspect_image(tag)
     except ImageNotFound:
-        raise SandboxError(f"the Docker engine has no image {TAG}", BUILD) from None
+        raise SandboxError(f"the Docker engine has no image {tag}", build) from None
     except (DockerException, OSError) as error:
         raise SandboxError(f"the Docker engine does not answer: {error}", "see `docker info`") from error
-    if (found["Config"]["Labels"] or {}).get(CONTENT) != content_hash():
-        raise SandboxError(f"the image {TAG} was built from other programs than these", BUILD)
+    if (found["Config"]["Labels"] or {}).get(CONTENT) != content_hash(recipe):
+        raise SandboxError(f"the image {tag} was built from other programs than these", build)
     return str(found["Id"])
 
 

@@ -306,11 +306,10 @@ def test_the_next_session_of_a_process_clears_away_what_others_left(engine: engi
 def test_a_missing_and_a_stale_image_are_refused(
     engine: engines.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image, "TAG", "agentdistill-none:latest")
+    absent = dataclasses.replace(image.SANDBOX, tag="agentdistill-none:latest")
     with pytest.raises(SandboxError, match=r"no image agentdistill-none.*services build"):
-        open_sandbox("docker")
-    monkeypatch.undo()
-    monkeypatch.setattr(image, "content_hash", lambda: "another")
+        image.image_id(engine, absent)
+    monkeypatch.setattr(image, "content_hash", lambda recipe: "another")
     with pytest.raises(SandboxError, match=r"built from other programs.*services build"):
         open_sandbox("docker")
     rows = {name: (works, detail) for name, works, detail, _ in doctor()}
@@ -344,7 +343,7 @@ def test_a_base_that_cannot_be_had_or_has_no_python_is_named(engine: engines.Eng
     with pytest.raises(SandboxError, match=r"agentdistill-no-such-base:1 cannot be had.*air-gapped"):
         image.build_image("agentdistill-no-such-base:1")
     with pytest.raises(SandboxError, match=r"has no python3 that runs.*Python 3.11 or later"):
-        image.build_image(image.TAG)  # it has Python, by another name
+        image.build_image(image.SANDBOX.tag)  # it has Python, by another name
 
 
 def test_the_doctor_runs_a_session(engine: engines.Engine) -> None:

@@ -129,6 +129,7 @@ def many(count: int) -> list[dict[str, str]]:
     return [{"id": str(at), "text": " ".join(chance.choices(words, k=40))} for at in range(count)]
 
 
+@pytest.mark.slow
 def test_a_build_killed_while_it_embeds_goes_on(tmp_path: Path, encoder: Path) -> None:
     source, index = write(tmp_path / "rows.jsonl", many(9000)), tmp_path / "index"
     program = start("build", source, index, "--encoder", encoder)
