@@ -6,6 +6,7 @@ starts an engine, `agentdistill services build` makes the image.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
