@@ -13,10 +13,10 @@ import sys
 import sysconfig
 
 import confine
+import folders
 import python_files
 
 DEVICES = ("null", "zero", "full", "random", "urandom")
-COPIES = 4  # the folders of a session, its candidates and its twins share this many times `folder_mb`
 
 
 def command(config):
@@ -27,7 +27,7 @@ def command(config):
     config.update(folder="/session", proc="/private/proc", uid=uid, packages=["/packages"])
     files, program = filesystem()
     ids = ["--unshare-user"] if uid is None else ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-    size = ["--size", str(COPIES * config["folder_mb"] << 20)]
+    size = ["--size", str(folders.COPIES * config["folder_mb"] << 20)]
     tmpfs = [*size, "--perms", "0700" if uid is None else "0777", "--tmpfs", "/session"]
     supervisor = python_files.supervisor(config, program, "/sandbox")
 

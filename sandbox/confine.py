@@ -54,6 +54,7 @@ ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 NEW_NAMESPACES = 0x7E020080  # CLONE_NEWTIME|NS|CGROUP|UTS|IPC|USER|PID|NET
 F_SETOWN, F_SETSIG, F_SETOWN_EX = 8, 10, 15  # they send signals by way of the kernel
 FIOSETOWN, SIOCSPGRP, TIOCSTI, TIOCLINUX = 0x8901, 0x8902, 0x5412, 0x541C
+MAX_DESCRIPTORS = 256  # of an interpreter
 IN_A_PID_NAMESPACE = (1, 2, 3)  # bubblewrap's init, the supervisor and the first interpreter, always
 
 _LOAD, _JUMP, _JEQ, _JGE, _AND, _RET = 0x20, 0x05, 0x15, 0x35, 0x54, 0x06
@@ -209,7 +210,7 @@ def settle_interpreter(config):
     ceilings = {
         resource.RLIMIT_AS: config["memory_mb"] * megabyte,
         resource.RLIMIT_FSIZE: config["folder_mb"] * megabyte,
-        resource.RLIMIT_NOFILE: 256,
+        resource.RLIMIT_NOFILE: MAX_DESCRIPTORS,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_MEMLOCK: 0,
     }

@@ -13,7 +13,6 @@ import confine
 import worker
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-MAX_FILES = 256
 
 
 def become(sock, log, folder, config):
@@ -26,7 +25,7 @@ def become(sock, log, folder, config):
         os.dup2(source, target)
     fd = os.dup(sock.detach())
     os.closerange(3, fd)
-    os.closerange(fd + 1, MAX_FILES)
+    os.closerange(fd + 1, confine.MAX_DESCRIPTORS)
     os.set_inheritable(fd, False)
     environment = {"PATH": "/nonexistent", "LANG": "C.UTF-8", "HOME": folder, "TMPDIR": folder}
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}

@@ -9,6 +9,8 @@ import os
 import stat
 import time
 
+COPIES = 4  # the folders of a session, its candidates and its twins share this many times `folder_mb`
+MAX_FILES = 20_000  # in all of them: every one costs the kernel memory that no limit counts
 SETTLED = 20_000_000  # nanoseconds
 MAX_REMOVERS = 4  # at a time; what they remove is counted to nobody
 ROUNDS = 100_000  # of removing one level of folders

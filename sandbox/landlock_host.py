@@ -15,10 +15,9 @@ import signal
 import stat
 import time
 
+import folders
 import landlock_rules
 
-COPIES = 4  # times folder_mb for the folders of a session, its candidates and its twins
-MAX_FILES = 20_000
 GROUP_SECONDS = 1.0  # until a fork has become our child
 
 
@@ -35,7 +34,7 @@ class Host:
     def __init__(self, config, processes):
         self.root = config["folder"]
         self.processes = processes
-        self.most = COPIES * config["folder_mb"] << 20
+        self.most = folders.COPIES * config["folder_mb"] << 20
         self.most_processes = config["processes"] + landlock_rules.OWN_PROCESSES
         self.free = self.room()
 
@@ -81,7 +80,7 @@ class Host:
         single call, to be made often. Who has taken it is seen by a look at the folders."""
         now = self.room()
         self.free = [max(pair) for pair in zip(self.free, now, strict=True)]
-        shares = (self.most // 8, MAX_FILES // 8)
+        shares = (self.most // 8, folders.MAX_FILES // 8)
         if all(before - left < share for before, left, share in zip(self.free, now, shares, strict=True)):
             return False
         self.free = now
@@ -100,7 +99,7 @@ class Host:
                 if (status.st_dev, status.st_ino) not in seen:
                     seen.add((status.st_dev, status.st_ino))
                     size += status.st_blocks * 512
-                if size > self.most or count > MAX_FILES:
+                if size > self.most or count > folders.MAX_FILES:
                     return True
         except (OSError, RecursionError):
             return True  # folders nested too deep, or closed to us: what is in there can't be counted
@@ -111,8 +110,8 @@ class Host:
 
         By descriptor, not by path: what runs in the jail may swap a folder for a link while we look.
         """
-        for _, folders, names, fd in os.fwalk(self.root, onerror=hidden):
-            for name in (*folders, *names):
+        for _, inner, names, fd in os.fwalk(self.root, onerror=hidden):
+            for name in (*inner, *names):
                 with contextlib.suppress(FileNotFoundError):  # gone by now
                     yield os.stat(name, dir_fd=fd, follow_symlinks=False)
         for pid in pids:

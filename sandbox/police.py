@@ -8,12 +8,12 @@ the jail, where there is one, holds more than this does.
 import os
 import time
 
+import folders
 import processes
 
 PAUSE = 0.2  # seconds between looks at what a running step takes
 OURS = 2  # bubblewrap's init and the supervisor: what a pid namespace holds beside interpreters
 FAMILY = 2  # times memory_mb an interpreter and its children may take together; forks share pages, so not 1
-MAX_FILES = 20_000  # in all folders of a session: every one costs the kernel memory that no limit counts
 FIRST = 1  # the first interpreter's number
 
 
@@ -73,8 +73,10 @@ class Police:
     def crowded(self, children):
         if self.host is not None:
             return self.host.crowded(children)
+        if self.config["jail"] == "process":  # its folder is on a disk that others use
+            return False
         room = os.statvfs(self.config["folder"])
-        return self.config["jail"] in ("bubblewrap", "docker") and room.f_files - room.f_ffree > MAX_FILES
+        return room.f_files - room.f_ffree > folders.MAX_FILES
 
     def kill(self, pid):
         """An interpreter, and what descends from it but is no interpreter."""

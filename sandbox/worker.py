@@ -24,9 +24,9 @@ import types
 from _ast import Expr, Expression, PyCF_ONLY_AST  # `ast` itself takes 3 ms of a session's start
 
 import channel
+import confine
 import wire
 
-MAX_FILES = 256  # RLIMIT_NOFILE
 MAX_TRACEBACK = 2_000
 MAX_FRAMES = 5
 
@@ -346,10 +346,10 @@ def evaluate(code, name, space):
 def open_files():
     """Descriptors in use, but for the first three: one call to the kernel instead of one for each."""
     poll = select.poll()
-    for fd in range(3, MAX_FILES):
+    for fd in range(3, confine.MAX_DESCRIPTORS):
         poll.register(fd, 0)
     closed = {fd for fd, events in poll.poll(0) if events & select.POLLNVAL}
-    return [fd for fd in range(3, MAX_FILES) if fd not in closed]
+    return [fd for fd in range(3, confine.MAX_DESCRIPTORS) if fd not in closed]
 
 
 def reap():

@@ -10,7 +10,6 @@ machines use `wss://`.
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import json
 import os
 import random
@@ -31,6 +30,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from agentdistill import services
 from agentdistill.clients.link import Stream
+from agentdistill.clients.replies import is_loopback, read_object, text
 from agentdistill.errors import SandboxError, UsageError
 from agentdistill.types import Limits
 
@@ -82,7 +82,8 @@ def check(url: str) -> str:
 
 
 def remedy(url: str) -> str:
-    return "agentdistill services up --local" if _here(_parts(url)) else "ask who runs it, or another address"
+    here = is_loopback(_parts(url).hostname or "")
+    return "agentdistill services up --local" if here else "ask who runs it, or another address"
 
 
 class _Session:
@@ -102,9 +103,9 @@ class _Session:
             raise SandboxError(message, "look at its log and its load") from None
         except ConnectionClosed as closed:
             raise SandboxError(f"the gateway at {url} hung up: {_reason(closed)}", remedy(url)) from None
-        said = _json(answer)
+        said = read_object(answer)
         if "error" in said:
-            raise SandboxError(f"the gateway at {url}: {_text(said, 'error')}", _text(said, "remedy"))
+            raise SandboxError(f"the gateway at {url}: {text(said, 'error')}", text(said, "remedy"))
         if said.get("protocol") != PROTOCOL:
             message = f"the gateway at {url} speaks another protocol version"
             raise SandboxError(message, "install the same version of agentdistill on both sides")
@@ -125,9 +126,9 @@ class _Session:
             raise self._gone(closed) from None
         if isinstance(message, bytes):
             return message
-        said = _json(message)
-        advice = _text(said, "remedy")
-        self._words = _text(said, "error") + (f" ({advice})" if advice else "")
+        said = read_object(message)
+        advice = text(said, "remedy")
+        self._words = text(said, "error") + (f" ({advice})" if advice else "")
         return b""
 
     def close(self) -> str:
@@ -142,7 +143,7 @@ class _Session:
             ):  # the last: a step in another thread reads
                 break
             if isinstance(message, str):
-                self._words = self._words or _text(_json(message), "error")
+                self._words = self._words or text(read_object(message), "error")
         self._connection.close()
         return self._words
 
@@ -160,7 +161,7 @@ def _connect(parts: SplitResult) -> ClientConnection:
         f"{parts.scheme}://{parts.netloc}/session",
         additional_headers=headers,
         compression=None,
-        proxy=None if _here(parts) else True,
+        proxy=None if is_loopback(parts.hostname or "") else True,
         open_timeout=OPEN_SECONDS,
         close_timeout=CLOSE_SECONDS,
         ping_interval=20,
@@ -174,13 +175,13 @@ def _refused(refused: InvalidStatus, url: str, until: float, wait: float) -> Non
     response = refused.response
     if response.status_code == 401:
         raise _wrong_token(url) from None
-    said = _json(bytes(response.body or b""))
-    text = _text(said, "error") or f"HTTP status {response.status_code}"
+    said = read_object(bytes(response.body or b""))
+    why = text(said, "error") or f"HTTP status {response.status_code}"
     if response.status_code != 503:
-        raise SandboxError(f"the gateway at {url} refuses: {text}", _text(said, "remedy")) from None
+        raise SandboxError(f"the gateway at {url} refuses: {why}", text(said, "remedy")) from None
     left = until - time.monotonic()
     if left <= 0:
-        message = f"no place at the gateway {url} in {wait:g} s: {text}"
+        message = f"no place at the gateway {url} in {wait:g} s: {why}"
         raise SandboxError(message, "lower --concurrency, or raise the gateway's --max-sessions") from None
     try:
         advised = float(response.headers.get("Retry-After", ""))
@@ -210,7 +211,7 @@ def _get(parts: SplitResult, path: str, url: str) -> tuple[int, dict[str, Any]]:
         token = _token(parts)
         connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
         response = connection.getresponse()
-        return response.status, _json(response.read(1 << 16))
+        return response.status, read_object(response.read(1 << 16))
     except (OSError, http.client.HTTPException) as error:
         raise SandboxError(f"no gateway answers at {url}: {_why(error)}", remedy(url)) from None
     finally:
@@ -228,17 +229,10 @@ def _parts(url: str) -> SplitResult:
     raise UsageError(f"{url!r} is no address of a gateway", "ws://HOST:PORT or wss://HOST:PORT")
 
 
-def _here(parts: SplitResult) -> bool:
-    try:
-        return ipaddress.ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        return parts.hostname == "localhost"
-
-
 def _token(parts: SplitResult) -> str | None:
     """The variable's, or that of a gateway which `agentdistill services up` has started here."""
     token = os.environ.get(TOKEN_VARIABLE)
-    if token or not _here(parts):
+    if token or not is_loopback(parts.hostname or ""):
         return token
     state = services.read_state("sandbox")
     return state.token if state is not None and state.port == parts.port else None
@@ -250,16 +244,3 @@ def _why(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer in {OPEN_SECONDS:g} s"
     return str(error) or type(error).__name__
-
-
-def _json(data: str | bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _text(message: dict[str, Any], name: str) -> str:
-    value = message.get(name)
-    return value[:500] if isinstance(value, str) else ""

@@ -8,7 +8,6 @@ has started here. Not guaranteed: secrecy on `http://`; between machines use `ht
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import httpx
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from agentdistill import services
+from agentdistill.clients.replies import is_loopback, read_object, text
 from agentdistill.errors import RetrieverError, UsageError
 from agentdistill.types import Json, Passage
 
@@ -107,11 +107,11 @@ class HttpRetriever:
         response = self._send("POST", "/search", {"queries": queries, "k": k})
         if response.status_code == 401:
             raise self._wrong_token()
-        said = _json(response)
+        said = read_object(response.content)
         if response.status_code in (400, 413, 422):
-            raise UsageError(f"the retriever refuses: {_text(said, 'error')}", _text(said, "remedy"))
+            raise UsageError(f"the retriever refuses: {text(said, 'error')}", text(said, "remedy"))
         if response.status_code != 200:
-            raise self._unusable(f"{_text(said, 'error')} (HTTP status {response.status_code})")
+            raise self._unusable(f"{text(said, 'error')} (HTTP status {response.status_code})")
         if said.get("index") != self.info["fingerprint"]:  # it was started again with another
             raise self._unusable("it serves another index than before")
         try:
@@ -156,7 +156,7 @@ class HttpRetriever:
 
     def _health(self) -> dict[str, Any]:
         response = self._send("GET", "/health")
-        said = _json(response)
+        said = read_object(response.content)
         if response.status_code != 200 or not isinstance(said.get("fingerprint"), str):
             raise self._unusable("it is no retriever of agentdistill")
         modes = said.get("modes")
@@ -198,10 +198,7 @@ def _here(url: str) -> bool:
         host = urlsplit(url).hostname or ""
     except ValueError:
         raise UsageError(f"{url!r} is no address of a retriever", "http://HOST:PORT") from None
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return is_loopback(host)
 
 
 def _passage(row: Any) -> Passage:
@@ -213,16 +210,3 @@ def _passage(row: Any) -> Passage:
 
 def _why(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _json(response: httpx.Response) -> dict[str, Any]:
-    try:
-        value = response.json()
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _text(message: dict[str, Any], name: str) -> str:
-    value = message.get(name)
-    return value[:500] if isinstance(value, str) else ""

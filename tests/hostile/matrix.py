@@ -26,6 +26,10 @@ import time
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(TESTS))
+
+from reach import reachable  # noqa: E402
+
 CHECKOUT = TESTS.parent
 USER = 54321
 SOCKET = Path("/var/run/docker.sock")
@@ -36,21 +40,6 @@ OUTSIDE = [
     *("--setenv", "TMPDIR", "/mnt", "--setenv", "HOME", "/mnt", "--chdir", "/mnt"),
 ]
 CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_CHOWN")  # what a hardened container leaves root
-
-
-def reachable(*paths: str) -> list[str]:
-    """Arguments that let everybody read what lies below a folder like /root: on a tmpfs in its place."""
-    words: list[str] = []
-    for path in map(Path, paths):
-        closed = [folder for folder in reversed(path.parents) if not folder.stat().st_mode & 1]
-        if closed:
-            if str(closed[0]) not in words:
-                words += ["--perms", "0755", "--tmpfs", str(closed[0])]
-            for folder in reversed(path.parents):
-                if closed[0] in folder.parents:
-                    words += ["--perms", "0755", "--dir", str(folder)]
-            words += ["--ro-bind", str(path), str(path)]
-    return words
 
 
 def command(spec: str, user: str, only: str) -> list[str]:
@@ -82,7 +71,7 @@ def become(user: int) -> None:
 
 
 def play_all(spec: str, only: str) -> list[dict[str, object]]:
-    sys.path[:0] = [str(CHECKOUT), str(TESTS), str(Path(__file__).parent)]
+    sys.path[:0] = [str(CHECKOUT), str(Path(__file__).parent)]
     from arena import Arena, Escape, Hang, Harmed, Lost
     from programs import THEMES
 

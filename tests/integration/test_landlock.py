@@ -12,11 +12,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from landlock_programs import ATTACKS, BOMB_DRIVER, BOMBS, DRIVER, EVERYDAY, OLDER, ORPHANS, PREAMBLE
+from reach import reachable
 
 from agentdistill.clients import bubblewrap, landlock
 from agentdistill.services import service_folder
@@ -41,22 +41,6 @@ WHO = {"root": ROOT, "user": USER}
 BECOME = "import os\nos.setgroups([]), os.setgid(54321), os.setuid(54321)\n"
 
 
-def opened(*paths: str) -> list[str]:
-    """Arguments that let everybody reach a path below a folder like /root: on a tmpfs in its place."""
-    words: list[str] = []
-    for path in map(Path, paths):
-        closed = [folder for folder in reversed(path.parents) if not folder.stat().st_mode & 1]
-        if not closed:
-            continue
-        if str(closed[0]) not in words:
-            words += ["--perms", "0755", "--tmpfs", str(closed[0])]
-        for folder in reversed(path.parents):
-            if closed[0] in folder.parents:
-                words += ["--perms", "0755", "--dir", str(folder)]
-        words += ["--ro-bind", str(path), str(path)]
-    return words
-
-
 def outside(who: list[str], program: str, given: object = None) -> Any:
     """Run a program of ours in the outer bubblewrap; what it prints last is JSON.
 
@@ -64,7 +48,7 @@ def outside(who: list[str], program: str, given: object = None) -> Any:
     which holds no limit on the number of processes against that.
     """
     if who is USER and os.geteuid() == 0:
-        who = [*ROOT, *opened(sys.base_prefix, sys.prefix, str(SOURCES))]
+        who = [*ROOT, *reachable(sys.base_prefix, sys.prefix, str(SOURCES))]
         program = BECOME + program
     command = [str(bubblewrap.bwrap()), *OUTER, *who, sys.executable, "-B", "-c", program]
     environment = {"PATH": os.defpath, "PYTHONPATH": str(SOURCES)}
