@@ -8,6 +8,8 @@
     │   └── RunMismatchError          a RUN that was made with another configuration (names the field)
     └── InfrastructureError           the world failed, not the call: exit code 1
         ├── ModelError                an engine or endpoint cannot answer
+        │   ├── ModelBusyError        an endpoint turned a call away for now (429, 503)
+        │   └── ContextOverflowError  a conversation does not fit into the model's context
         ├── DownloadError             a catalog file cannot be had, or its checksum is wrong
         ├── SandboxError              a jail cannot start, or was lost between two steps
         ├── RetrieverError            a search service cannot start, or does not answer
@@ -60,6 +62,18 @@ class InfrastructureError(AgentDistillError):
 
 class ModelError(InfrastructureError):
     """A model engine or endpoint cannot answer."""
+
+
+class ModelBusyError(ModelError):
+    """An endpoint turned a call away for now (429, 503). `retry_after` is what it asked for, in seconds."""
+
+    def __init__(self, message: str, remedy: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, remedy)
+        self.retry_after = retry_after
+
+
+class ContextOverflowError(ModelError):
+    """A prompt and the tokens asked for do not fit into the model's context: no retry helps."""
 
 
 class DownloadError(InfrastructureError):

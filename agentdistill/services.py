@@ -333,10 +333,11 @@ def up_docker(
     name: str,
     port: int | None,
     progress: Callable[[str], None],
+    check_image: Callable[[], object],
     variables: Mapping[str, str] | None = None,
     of: str = "",
 ) -> tuple[State, bool]:
-    """Start a service by compose.yaml, likewise. The image must be there: `agentdistill services build`.
+    """Start a service by compose.yaml, likewise. Before, `check_image` raises if its image can't be used.
 
     `variables` are those that compose.yaml names for this service, beside its token and port.
     """
@@ -349,7 +350,8 @@ def up_docker(
             raise UsageError(message, "agentdistill services down first")
         _same_thing(state, of)
         return state, False
-    _compose_program()  # before there is a state to be cleaned up
+    _compose_program()  # both before there is a state to be cleaned up
+    check_image()
     state_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
     state = State(name, "docker", port or SERVICES[name].port, _token(SERVICES[name]), of=of)
     write_state(state)  # before the start: `down` cleans up after one that fails

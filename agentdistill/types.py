@@ -155,7 +155,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thought-code-observation cycle. Never an optimiser step. `seconds` is wall time."""
+    """One thought-code-observation cycle. Never an optimiser step. `seconds` is wall time.
+
+    `dropped` lists the earlier steps (counted from 0) whose observations the model did not see in this step,
+    because the conversation did not fit into its context.
+    """
 
     thought: str
     code: str | None
@@ -167,6 +171,7 @@ class Step:
     tokens_in: int = 0
     tokens_out: int = 0
     seconds: float = 0.0
+    dropped: tuple[int, ...] = ()
 
 
 class StopReason(StrEnum):
@@ -174,6 +179,7 @@ class StopReason(StrEnum):
 
     FINAL_ANSWER = "final_answer"
     MAX_STEPS = "max_steps"
+    CONTEXT = "context"  # the conversation did not fit any more, whatever was dropped
 
 
 class ThoughtStatus(StrEnum):
@@ -204,11 +210,15 @@ class FirstThought:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens and wall seconds of one attempt, its first-thought call included."""
+    """Tokens, wall seconds and money of one attempt, its first-thought call included.
+
+    `usd` is None where the price is not known.
+    """
 
     tokens_in: int = 0
     tokens_out: int = 0
     seconds: float = 0.0
+    usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +266,7 @@ def _step(row: Mapping[str, Json]) -> Step:
             "error_kind": ErrorKind(kind) if kind else None,
             "tool_calls": tuple(ToolCall(**call) for call in row.get("tool_calls", ())),
             "candidates": tuple(_candidate(candidate) for candidate in row.get("candidates", ())),
+            "dropped": tuple(row.get("dropped", ())),
         }
     )
 

@@ -60,8 +60,7 @@ def _sandbox_up(port: int | None, docker: bool) -> tuple[State, bool]:
     from agentdistill.clients.engine import connect
     from agentdistill.clients.image import image_id
 
-    image_id(connect())  # there, and of these programs
-    return services.up_docker("sandbox", port, _say)
+    return services.up_docker("sandbox", port, _say, lambda: image_id(connect()))
 
 
 def _retriever_up(index: Path, port: int | None, docker: bool) -> tuple[State, bool]:
@@ -74,11 +73,12 @@ def _retriever_up(index: Path, port: int | None, docker: bool) -> tuple[State, b
         from agentdistill.clients.engine import connect
         from agentdistill.clients.image import RETRIEVER, image_id
 
-        image_id(connect(), RETRIEVER)
         variables = {"AGENTDISTILL_RETRIEVER_INDEX": str(index)}
         if encoder is not None:
             variables["AGENTDISTILL_RETRIEVER_ENCODER"] = str(encoder)
-        return services.up_docker("retriever", port, _say, variables, of=str(index))
+        return services.up_docker(
+            "retriever", port, _say, lambda: image_id(connect(), RETRIEVER), variables, of=str(index)
+        )
     options = ["serve", str(index), *(("--encoder", str(encoder)) if encoder else ())]
     return services.up_local("retriever", port, options, of=str(index))
 

@@ -31,14 +31,15 @@ def test_up_in_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     index = build_index(tmp_path)
     variables = {"AGENTDISTILL_RETRIEVER_INDEX": str(index)}
-    state, new = services.up_docker("retriever", free_port(), print, variables, of=str(index))
+    state, new = services.up_docker("retriever", free_port(), print, lambda: None, variables, of=str(index))
     try:
         assert new and services.is_up(state)
         with open_retriever(state.url) as retriever:  # by the state's token
             assert retriever.search(["music"], 1)[0][0].id == "bach"
-        assert services.up_docker("retriever", None, print, variables, of=str(index)) == (state, False)
+        again = ("retriever", None, print, lambda: None, variables)
+        assert services.up_docker(*again, of=str(index)) == (state, False)
         with pytest.raises(UsageError, match="up already, for"):
-            services.up_docker("retriever", None, print, variables, of="another")
+            services.up_docker(*again, of="another")
         # The token is not in what everybody may see of the container's process.
         shown = subprocess.run(["ps", "ax", "-o", "args"], capture_output=True, text=True, check=True).stdout
         assert "serve /index" in shown and state.token not in shown

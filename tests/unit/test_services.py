@@ -222,5 +222,5 @@ def test_local_and_docker_exclude_each_other(capfd: pytest.CaptureFixture[str], 
 def test_without_compose_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InfrastructureError, match=r"no Docker Compose here .*--local"):
-        services.up_docker("sandbox", free_port(), lambda line: None)
+        services.up_docker("sandbox", free_port(), lambda line: None, lambda: None)
     assert services.read_state("sandbox") is None
