@@ -338,7 +338,10 @@ class Supervisor:
             waiting = [node.sock for node in self.nodes.values() if node.pid is None]
             if not waiting:
                 break
-            for node in [n for n in self.nodes.values() if n.sock in select.select(waiting, [], [], 0.1)[0]]:
+            heard = select.select(waiting, [], [], 0.05)[0]
+            if not heard:  # what the step has stopped can be a fork whose pid we don't know yet
+                self.police.wake_all()
+            for node in [node for node in self.nodes.values() if node.sock in heard]:
                 self.read_node(node)
 
     def end(self):
