@@ -196,8 +196,8 @@ class ThoughtStatus(StrEnum):
 class FirstThought:
     """The first thought of an attempt: its text, the CoT it was cut from, and how it was delivered.
 
-    `prefill` names the rung of METHOD 1.1's ladder: "tokens" (in process), "continue", "trailing" or
-    "emulated"; empty when no prefix was used.
+    `prefill` names the rung of METHOD 1.1's ladder: "tokens" (in process), "continue", "trailing", "prefix",
+    "completions", "emulated" or "ignored" (asked for in words, in vain); empty when no prefix was used.
     """
 
     status: ThoughtStatus = ThoughtStatus.OFF
@@ -325,13 +325,15 @@ class Completion:
     """One sampled continuation. `text` excludes the prefix it was given and the stop string.
 
     `token_ids` are the sampled ids where the engine tells them, `logprobs` the top-k per token.
-    `prefill` names the rung that delivered the prefix ("" if there was none).
+    `prefill` names the rung that delivered the prefix ("" if there was none). Tokens are None where the
+    endpoint counts none and they can't be counted here; of several samples over one prompt the first has the
+    prompt's tokens, the others 0.
     """
 
     text: str
     finish_reason: FinishReason = FinishReason.STOP
-    tokens_in: int = 0
-    tokens_out: int = 0
+    tokens_in: int | None = None
+    tokens_out: int | None = None
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[Mapping[str, float], ...] | None = None
     prefill: str = ""

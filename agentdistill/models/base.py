@@ -2,8 +2,8 @@
 
 Every engine is an ActionModel (`sample`) and, through `BaseModel`, also a smolagents `Model`
 (`generate`). Guaranteed: `generate` never sees or stores "Calling tools:" echoes, so an assistant turn
-in the history holds exactly what the model wrote. Not guaranteed: retries; an engine that cannot answer
-raises ModelError at once.
+in the history holds exactly what the model wrote. An engine that cannot answer raises ModelError. Not
+guaranteed: retries; an engine in process makes none, an endpoint has a policy of its own.
 """
 
 from __future__ import annotations
@@ -36,11 +36,24 @@ class BaseModel(Model):
         stop: Sequence[str] = (),
         sampling: Sampling | None = None,
     ) -> list[Completion]:
-        """Draw n completions that continue `prefix` as the next assistant turn. Raises ModelError."""
+        """Draw n completions that continue `prefix` as the next assistant turn.
+
+        Raises ContextOverflowError where the conversation and the tokens asked for don't fit, ModelBusyError
+        where an endpoint has turned the call away for as long as it was tried, ModelError for all else.
+        """
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Json]:
         """What identifies weights and engine, for run.json."""
+
+    @property
+    def in_flight_limit(self) -> int | None:
+        """Calls that are of use side by side right now, at least 1; None if the engine has no opinion.
+
+        It may change from call to call: an endpoint's grows while it answers in time and is halved when it
+        turns calls away. A call above it waits, it does not fail.
+        """
+        return None
 
     def close(self) -> None:
         """Free the engine. The model cannot be used afterwards."""
@@ -61,11 +74,12 @@ class BaseModel(Model):
 
 
 def assistant_message(text: str, completions: Sequence[Completion], raw: Any) -> ChatMessage:
-    """A smolagents assistant turn whose token usage sums over all completions it cost."""
-    usage = TokenUsage(
-        input_tokens=sum(c.tokens_in for c in completions),
-        output_tokens=sum(c.tokens_out for c in completions),
-    )
+    """A smolagents assistant turn whose token usage sums over all completions it cost, None if unknown."""
+    tokens_in = [c.tokens_in for c in completions if c.tokens_in is not None]
+    tokens_out = [c.tokens_out for c in completions if c.tokens_out is not None]
+    usage = None
+    if len(tokens_in) == len(tokens_out) == len(completions):
+        usage = TokenUsage(input_tokens=sum(tokens_in), output_tokens=sum(tokens_out))
     return ChatMessage(role=MessageRole.ASSISTANT, content=text, raw=raw, token_usage=usage)
 
 

@@ -60,6 +60,10 @@ class LlamaCppModel(BaseModel):
             "context": self.context,
         }
 
+    @property
+    def in_flight_limit(self) -> int | None:
+        return self.slots
+
     def sample(
         self,
         messages: Sequence[Message],

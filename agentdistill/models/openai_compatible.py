@@ -30,7 +30,12 @@ _IGNORED = "ignored"
 
 
 class OpenAICompatibleModel(BaseModel):
-    """Model NAME behind BASE_URL. The key is read from $OPENAI_API_KEY ("none" when unset)."""
+    """Model NAME behind BASE_URL. The key is read from $OPENAI_API_KEY ("none" when unset).
+
+    One request may take `seconds`, from connecting to the reply's last byte, and is sent again up to `retries`
+    times. At most `ceiling` requests are in flight. `template` names the chat template for rung c: a tokenizer
+    folder or hub id.
+    """
 
     def __init__(
         self,
@@ -39,7 +44,9 @@ class OpenAICompatibleModel(BaseModel):
         *,
         sampling: Sampling | None = None,
         seconds: float = 300.0,
-        retries: int = 2,
+        retries: int = 5,
+        ceiling: int = 256,
+        template: str | None = None,
     ) -> None:
         super().__init__(name, sampling)
         from openai import OpenAI

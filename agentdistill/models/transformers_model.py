@@ -60,6 +60,10 @@ class TransformersModel(BaseModel):
             weights = {"revision": getattr(self._model.config, "_commit_hash", None)}
         return {"engine": "transformers", "weights": weights, "dtype": str(self._model.dtype)}
 
+    @property
+    def in_flight_limit(self) -> int | None:
+        return 1
+
     def sample(
         self,
         messages: Sequence[Message],

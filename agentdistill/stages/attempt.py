@@ -160,8 +160,8 @@ def _first_thought(
     if rule not in FIRST_THOUGHTS:
         raise UsageError(f"first thought {rule!r} is none of {', '.join(FIRST_THOUGHTS)}, and no file")
     prompt = chain_of_thought_prompt(settings.prompts, settings.attempt_tools())
-    cot = thoughts.draw(model, prompt, task, sampling.seed)
-    cost = Usage(cot.tokens_in, cot.tokens_out)
+    cot = thoughts.draw(model, prompt, settings.prompts.question(task), sampling.seed)
+    cost = Usage(cot.tokens_in or 0, cot.tokens_out or 0)
     correct, _, _ = grader.grade(thoughts.final_answer(cot.text) or None, task)
     cut_rule = "paragraph" if rule == "paragraph" else "content"
     status, text = thoughts.cut(cot.text, task, cut_rule)
