@@ -7,27 +7,26 @@ edited inside a sentence. Not guaranteed: that the thought is right.
 
 Rules: `paragraph` is the paper's (text up to the first blank line); `content` skips empty openers ("To
 determine ..., we need to follow these steps:"), headings and bare formulas, and takes the sentences that say
-something. Both stop at MAX_WORDS.
+something. Both stop at the rule's number of words in MAX_WORDS.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from decimal import Decimal, InvalidOperation
 
+from agentdistill.grading.stated import forms, states
 from agentdistill.models.base import BaseModel
 from agentdistill.types import Completion, Json, Message, Sampling, Task, ThoughtStatus
 
-MAX_WORDS = 45
-"""A first thought's cap. Ours: about 60 tokens, two to three sentences."""
+MAX_WORDS = {"paragraph": 120, "content": 45}
+"""A first thought's cap by rule. Ours: about 60 tokens, two to three sentences, for `content`; for the
+paper's, which has none, what keeps a chain of thought without a blank line from becoming the whole answer."""
 MIN_WORDS = 4
-COT_TOKENS = 256
-"""New tokens of a chain of thought at most. Ours."""
+COT_TOKENS = 512
+"""New tokens of a chain of thought at most. Ours: one that is cut off has no answer to be judged by."""
 STEP_CALL_MARK = "Observation:"
 """CodeAgent's step calls, and no others, have this among their stop sequences."""
-
-RULES = ("paragraph", "content")
 
 _OPENER = re.compile(
     r"^((in order )?to\b.*\b(steps?|follow|break)\b"
@@ -38,7 +37,6 @@ _OPENER = re.compile(
 _MARKER = re.compile(r"^\s*(?:#{1,6}\s+|[-*•]\s+|\(?\d{1,2}[.)]\s+|step\s+\d+\s*[:.)-]\s*)+", re.IGNORECASE)
 _FINAL = re.compile(r"(?:answer(?:\s+is)?|####)\s*[:=]?\s*(.+)$", re.IGNORECASE)
 _BOXED = re.compile(r"\\boxed\{([^{}]+)\}")
-_NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
 
 
 class FirstThoughtModel(BaseModel):
@@ -87,25 +85,25 @@ def _joined(prefix: str, completion: Completion) -> Completion:
 
 def cut(cot: str, task: Task, rule: str) -> tuple[ThoughtStatus, str]:
     """The first thought of a chain of thought by a rule, and what became of it."""
-    answers = [task.answer]
+    answers = [*forms(task.answer, task)]
     final = final_answer(cot)
     # "The answer is the city with the highest altitude" repeats the question and gives nothing away.
     if final and not (len(final.split()) > 3 and states(task.question, final)):
-        answers.append(final)
-    if rule == "paragraph":
-        sentences = list(_sentences(cot.strip().split("\n\n", 1)[0]))
-    else:
-        sentences = [s for s in _sentences(cot) if _says_something(s)]
+        answers += forms(final, task)
     kept: list[str] = []
+    words = 0
     leaked = False
-    for sentence in sentences:
+    for sentence in _sentences(cot.strip().split("\n\n", 1)[0] if rule == "paragraph" else cot):
         if any(states(sentence, answer) for answer in answers):
             leaked = True
             break
-        if kept and sum(len(s.split()) for s in kept) + len(sentence.split()) > MAX_WORDS:
+        if rule == "content" and not _says_something(sentence):
+            continue
+        words += len(sentence.split())
+        if words > MAX_WORDS[rule]:
             break
         kept.append(sentence)
-    text = " ".join(" ".join(kept).split()[:MAX_WORDS])
+    text = " ".join(kept)
     if len(text.split()) < MIN_WORDS:
         return (ThoughtStatus.LEAKED if leaked else ThoughtStatus.EMPTY), ""
     return ThoughtStatus.USED, text
@@ -121,15 +119,6 @@ def final_answer(cot: str) -> str:
         if found:
             return found.group(1).strip().strip("\\()[]$ ").rstrip(".")
     return ""
-
-
-def states(sentence: str, answer: str) -> bool:
-    """True if the sentence states the answer, as a number (digits or words) or as its words in order."""
-    value = _value(answer)
-    if value is not None:
-        return value in set(_values(sentence))
-    words = _words(answer)
-    return bool(words) and f" {' '.join(words)} " in f" {' '.join(_words(sentence))} "
 
 
 def _says_something(sentence: str) -> bool:
@@ -149,58 +138,8 @@ def _sentences(text: str) -> Iterator[str]:
                 yield sentence.strip()
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+", text.lower())
-
-
-def _value(text: str) -> Decimal | None:
-    """The number a short answer is, or None if it is not one."""
-    bare = text.strip().strip("$%. ").replace(",", "")
-    try:
-        value = Decimal(bare)
-    except InvalidOperation:
-        found = list(_values(text))
-        return found[0] if len(found) == 1 and len(text.split()) <= 3 else None
-    return value.normalize() if value.is_finite() else None
-
-
-def _values(text: str) -> Iterator[Decimal]:
-    """All numbers a text holds, in digits or in English words, normalised."""
-    for found in _NUMBER.findall(text):
-        try:
-            yield Decimal(found.replace(",", "").replace("$", "")).normalize()
-        except InvalidOperation:
-            continue
-    total = current = 0
-    running = False
-    for word in [*_words(text), ""]:
-        if word in _UNITS:
-            current, running = current + _UNITS[word], True
-        elif word == "hundred" and running:
-            current *= 100
-        elif word in _SCALES and running:
-            total, current = total + current * _SCALES[word], 0
-        elif word == "and" and running:
-            continue
-        elif running:
-            yield Decimal(total + current).normalize()
-            total = current = 0
-            running = False
-
-
-_SMALL = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen"
-)
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_UNITS = {word: number for number, word in enumerate(_SMALL.split())} | {
-    word: 10 * number for number, word in enumerate(_TENS.split(), 2)
-}
-_SCALES = {"thousand": 1000, "million": 1_000_000}
-
-
-def draw(model: BaseModel, prompt: str, task: Task, seed: int) -> Completion:
+def draw(model: BaseModel, prompt: str, question: str, seed: int) -> Completion:
     """The chain of thought the first thought is cut from (T = 0, as in the paper)."""
-    messages = [Message(role="system", content=prompt), Message(role="user", content=task.question)]
+    messages = [Message(role="system", content=prompt), Message(role="user", content=question)]
     cot_sampling = Sampling(temperature=0.0, max_tokens=COT_TOKENS, seed=seed)
     return model.sample(messages, sampling=cot_sampling)[0]

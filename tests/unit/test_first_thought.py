@@ -7,10 +7,9 @@ from agentdistill.agent.first_thought import (
     FirstThoughtModel,
     cut,
     final_answer,
-    states,
 )
 from agentdistill.models.scripted import ScriptedModel
-from agentdistill.types import Task, ThoughtStatus
+from agentdistill.types import Task, TaskKind, ThoughtStatus
 
 TASK = Task("t", "How many bottles are in 17 crates of 36?", "612")
 
@@ -27,23 +26,6 @@ TASK = Task("t", "How many bottles are in 17 crates of 36?", "612")
 )
 def test_final_answer(cot: str, answer: str) -> None:
     assert final_answer(cot) == answer
-
-
-@pytest.mark.parametrize(
-    ("sentence", "answer", "said"),
-    [
-        ("That makes 612 bottles.", "612", True),
-        ("That makes $1,612.00.", "1612", True),
-        ("There are six hundred and twelve bottles.", "612", True),
-        ("There are twenty-four.", "24", True),
-        ("Take 6121 of them.", "612", False),
-        ("Take 61.2 of them.", "612", False),
-        ("She lives in New York City.", "new york", True),
-        ("She lives in York.", "new york", False),
-    ],
-)
-def test_states(sentence: str, answer: str, said: bool) -> None:
-    assert states(sentence, answer) is said
 
 
 def test_content_skips_openers_and_keeps_the_plan() -> None:
@@ -85,8 +67,25 @@ def test_no_sentence_is_edited_and_the_cap_holds() -> None:
     sentence = "Multiply the crates by the bottles in each crate first."
     status, text = cut(" ".join([sentence] * 40), TASK, "content")
     assert status is ThoughtStatus.USED
-    assert len(text.split()) <= MAX_WORDS
+    assert len(text.split()) <= MAX_WORDS["content"]
     assert text.replace(sentence, "").strip() == ""
+
+
+def test_a_sentence_over_the_cap_is_left_out_whole() -> None:
+    assert cut("Multiply " + "them again and " * 40 + "stop.", TASK, "content") == (ThoughtStatus.EMPTY, "")
+
+
+def test_a_formula_that_is_skipped_leaks_all_the_same() -> None:
+    cot = "We multiply the crates by the bottles.\n17 * 36 = 612\nNow we are done with the bottles.\n#### 612"
+    assert cut(cot, TASK, "content") == (ThoughtStatus.USED, "We multiply the crates by the bottles.")
+
+
+def test_an_option_leaks_by_letter_and_by_text() -> None:
+    question = "Which is the oldest penguin?\nOptions:\n(A) Louis\n(B) Bernard"
+    task = Task("t", question, "(B)", kind=TaskKind.CHOICE)
+    for sentence in ("So it is B.", "It must be (B) then.", "The oldest of them is Bernard."):
+        cot = f"A look at the ages of all the penguins helps. {sentence}"
+        assert cut(cot, task, "content")[1] == "A look at the ages of all the penguins helps."
 
 
 def test_only_the_first_step_call_is_prefilled() -> None:
