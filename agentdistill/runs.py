@@ -302,7 +302,7 @@ def _check_types(trajectory: Trajectory) -> None:
         if not isinstance(text, str):
             raise TypeError(f"{name} is not text")
     for name, number in to_json(trajectory.usage).items():
-        if not isinstance(number, (int, float)):
+        if not isinstance(number, (int, float)) and not (name == "usd" and number is None):
             raise TypeError(f"usage.{name} is not a number")
 
 
