@@ -318,6 +318,7 @@ class Sampling:
 class FinishReason(StrEnum):
     STOP = "stop"
     LENGTH = "length"
+    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ guaranteed: retries; an engine in process makes none, an endpoint has a policy o
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from smolagents.models import ChatMessage, MessageRole, Model
@@ -41,6 +42,26 @@ class BaseModel(Model):
         Raises ContextOverflowError where the conversation and the tokens asked for don't fit, ModelBusyError
         where an endpoint has turned the call away for as long as it was tried, ModelError for all else.
         """
+
+    def draw(
+        self,
+        messages: Sequence[Message],
+        n: int = 1,
+        *,
+        prefix: str = "",
+        stop: Sequence[str] = (),
+        sampling: Sampling | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> Iterator[tuple[int, Completion]]:
+        """The n completions of `sample` with their index, each as it ends, in whatever order they end.
+
+        Sample i is drawn with a generator of its own, seeded `sampling.seed + i`: the same sample that `draw`
+        with n = 1 and that seed gives. Once `cancelled` is set, by whatever thread, the engine stops where it
+        can and gives the unfinished ones back as they are, with FinishReason.CANCELLED and the tokens they
+        cost: n completions come back whatever happens. An engine that cannot stop, like this default, draws
+        them all. An iterator that is closed or dropped stops too, but tells nothing of what it cost.
+        """
+        yield from enumerate(self.sample(messages, n, prefix=prefix, stop=stop, sampling=sampling))
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Json]:
