@@ -4,7 +4,12 @@
     DATA/data.json     where the rows came from, what was rejected and why, the student's prompts
 
 Guaranteed: a row is an attempt whose answer is correct, that gave it itself and had no parsing error; the
-teacher's long prompt is replaced by the student's. Execution errors are kept: the student learns to repair.
+teacher's long prompt is replaced by the student's; every attempt is either a row or counted under one reason;
+the same RUNs give the same rows. Execution errors are kept: the student learns to repair. An attempt in which
+some step did not see all observations is no row: its conversation is not the one the teacher answered, and
+the student would learn to know what it cannot see.
+
+Not guaranteed: that a correct answer was found in a correct way.
 """
 
 from __future__ import annotations
@@ -22,79 +27,171 @@ from agentdistill.agent.tools import SearchTool
 from agentdistill.errors import RunDirectoryError, UsageError
 from agentdistill.prompts import Prompts
 from agentdistill.runs import read_run_json, read_scores, read_trajectories, write_atomic
-from agentdistill.types import ErrorKind, Json, Message, Score, StopReason, Trajectory
+from agentdistill.tasks.contamination import HeldOut, Overlap
+from agentdistill.tasks.load import TaskSet, load_tasks
+from agentdistill.training.code_shape import code_shape
+from agentdistill.types import ErrorKind, Json, Message, Score, StopReason, Trajectory, to_json
 
 
 class Rejection(StrEnum):
-    """Why an attempt is no training row."""
+    """Why an attempt is no training row. The first reason that applies counts, in this order."""
 
+    CONTAMINATED = "its question overlaps with a test question"
     UNGRADED = "not graded"
-    WRONG = "wrong answer"
     MAX_STEPS = "ended by the step limit"
+    CONTEXT = "ended by the context's length"
+    WRONG = "wrong answer"
     PARSE_ERROR = "a step could not be parsed"
+    UNSEEN = "a step did not see all observations"
     DUPLICATE = "same conversation as another row"
+    SAME_CODE = "same code as another row of its task"
+    PER_TASK = "its task has enough rows"
 
 
 @dataclass(frozen=True, slots=True)
 class CurateSummary:
-    """Rows kept, and attempts rejected by reason."""
+    """Attempts read, rows kept, and attempts rejected by reason: `attempts` is the sum of the others.
+
+    `overlaps` has one entry for each task left out because of a test question. `skipped` names the rows of
+    test files that could not be read.
+    """
 
     out: str
+    attempts: int
     kept: int
     rejected: dict[str, int]
     runs: tuple[str, ...]
+    overlaps: tuple[Overlap, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
-def curate(runs: Sequence[Path], out: Path, prompts: Prompts) -> CurateSummary:
-    """Write the training rows of graded RUNs. Raises RunDirectoryError when a RUN has no scores."""
+def curate(
+    runs: Sequence[Path],
+    out: Path,
+    prompts: Prompts,
+    *,
+    tests: Sequence[Path] = (),
+    per_task: int | None = None,
+    skip_bad_rows: bool = False,
+) -> CurateSummary:
+    """Write the training rows of graded RUNs to `out`.
+
+    Tasks that overlap with a question of the `tests` files are left out (`tasks/contamination.py` has the
+    rule). Of several correct attempts at one task those with the same code shape are one row, at most
+    `per_task` rows; RUNs in the order given, samples by their index, come first.
+
+    Raises RunDirectoryError when a RUN has no scores, TaskFileError for a test file, UsageError.
+    """
     if not runs:
         raise UsageError("no RUN to curate")
-    rows: list[Json] = []
-    rejected: Counter[str] = Counter()
-    seen: set[str] = set()
+    if per_task is not None and per_task < 1:
+        raise UsageError(f"{per_task} rows a task: give 1 or more")
+    files = [load_tasks(path, skip_bad_rows=skip_bad_rows) for path in tests]
+    selection = _Selection(prompts, HeldOut(files) if files else None, per_task)
     sources = []
     for run in runs:
         record = read_run_json(run)
-        scores = read_scores(run)
-        # The student is told of the search it will have, as the teacher was.
-        tools = [SearchTool()] if record["shape"].get("retriever") else []
-        sources.append({"run": run.name, "shape": record["shape"], "versions": record["versions"]})
-        for trajectory in read_trajectories(run):
-            reason = rejection(trajectory, scores.get(trajectory.id))
-            if reason is None:
-                row = {
-                    "id": trajectory.id,
-                    "task": trajectory.task.id,
-                    "run": run.name,
-                    "messages": student_messages(trajectory, prompts, tools),
-                }
-                said = json.dumps(row["messages"])
-                reason = Rejection.DUPLICATE if said in seen else None
-                seen.add(said)
-            if reason is None:
-                rows.append(row)
-            else:
-                rejected[reason.value] += 1
-    data = {"rows": len(rows), "rejected": dict(rejected), "runs": sources, "prompts": prompts.text}
+        before = selection.attempts, len(selection.rows)
+        selection.add(run, read_scores(run), bool(record["shape"].get("retriever")))
+        attempts, kept = selection.attempts - before[0], len(selection.rows) - before[1]
+        counts = {"attempts": attempts, "kept": kept}
+        sources.append({"run": run.name, **counts, "shape": record["shape"], "versions": record["versions"]})
+    overlaps = tuple(found for found in selection.overlaps.values() if found is not None)
+    data = {
+        "rows": len(selection.rows),
+        "rejected": dict(selection.rejected),
+        "per_task": per_task,
+        "runs": sources,
+        "tests": [_test_file(file, overlaps) for file in files],
+        "prompts": prompts.text,
+    }
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunDirectoryError(f"cannot write {out}: {error.strerror}") from error
-    write_atomic(out / "rows.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in selection.rows]
+    write_atomic(out / "rows.jsonl", "".join(lines))
     write_atomic(out / "data.json", json.dumps(data, indent=2, ensure_ascii=False) + "\n")
-    return CurateSummary(str(out), len(rows), dict(rejected), tuple(str(run) for run in runs))
+    return CurateSummary(
+        out=str(out),
+        attempts=selection.attempts,
+        kept=len(selection.rows),
+        rejected=dict(selection.rejected),
+        runs=tuple(str(run) for run in runs),
+        overlaps=overlaps,
+        skipped=tuple(line for file in files for line in file.skipped),
+    )
+
+
+class _Selection:
+    """The rows so far, and what decides about the next attempt."""
+
+    def __init__(self, prompts: Prompts, held_out: HeldOut | None, per_task: int | None) -> None:
+        self.prompts = prompts
+        self.held_out = held_out
+        self.per_task = per_task
+        self.rows: list[Json] = []
+        self.rejected: Counter[str] = Counter()
+        self.attempts = 0
+        # A task is its id and its question: two files may use the same ids.
+        self.overlaps: dict[tuple[str, str], Overlap | None] = {}
+        self._conversations: set[str] = set()
+        self._shapes: dict[tuple[str, str], set[str]] = {}
+
+    def add(self, run: Path, scores: dict[str, Score], searches: bool) -> None:
+        """Every attempt of a RUN: a row, or counted. By sample index, whatever order they finished in."""
+        # The student is told of the search it will have, as the teacher was.
+        tools = [SearchTool()] if searches else []
+        for trajectory in sorted(read_trajectories(run), key=lambda attempt: attempt.sample):
+            self.attempts += 1
+            reason = self._overlap(trajectory) or rejection(trajectory, scores.get(trajectory.id))
+            if reason is None:
+                messages = student_messages(trajectory, self.prompts, tools)
+                row = {"id": trajectory.id, "task": trajectory.task.id, "run": run.name, "messages": messages}
+                reason = self._repeats(trajectory, messages)
+            if reason is None:
+                self.rows.append(row)
+            else:
+                self.rejected[reason.value] += 1
+
+    def _overlap(self, trajectory: Trajectory) -> Rejection | None:
+        if self.held_out is None:
+            return None
+        task = trajectory.task
+        key = (task.id, task.question)
+        if key not in self.overlaps:
+            self.overlaps[key] = self.held_out.overlap(task)
+        return Rejection.CONTAMINATED if self.overlaps[key] is not None else None
+
+    def _repeats(self, trajectory: Trajectory, messages: list[Message]) -> Rejection | None:
+        said = json.dumps(messages)
+        if said in self._conversations:
+            return Rejection.DUPLICATE
+        shapes = self._shapes.setdefault((trajectory.task.id, trajectory.task.question), set())
+        shape = code_shape([step.code or "" for step in trajectory.steps])
+        if shape in shapes:
+            return Rejection.SAME_CODE
+        if self.per_task is not None and len(shapes) >= self.per_task:
+            return Rejection.PER_TASK
+        self._conversations.add(said)
+        shapes.add(shape)
+        return None
 
 
 def rejection(trajectory: Trajectory, score: Score | None) -> Rejection | None:
-    """Why this attempt is no row, or None if it is one. The first reason that applies counts."""
+    """Why this attempt, looked at by itself, is no row, or None if it is one."""
     if score is None:
         return Rejection.UNGRADED
     if trajectory.stop_reason is StopReason.MAX_STEPS:
         return Rejection.MAX_STEPS
+    if trajectory.stop_reason is StopReason.CONTEXT:
+        return Rejection.CONTEXT
     if not score.correct:
         return Rejection.WRONG
     if any(step.error_kind is ErrorKind.PARSE for step in trajectory.steps):
         return Rejection.PARSE_ERROR
+    if any(step.dropped for step in trajectory.steps):
+        return Rejection.UNSEEN
     return None
 
 
@@ -107,12 +204,23 @@ def student_messages(trajectory: Trajectory, prompts: Prompts, tools: Sequence[A
     return opening + list(trajectory.messages[2:])
 
 
+def _test_file(file: TaskSet, overlaps: Sequence[Overlap]) -> Json:
+    """What data.json says about one test file: which it was, and which tasks it has cost."""
+    removed = [to_json(found) for found in overlaps if found.file == file.source]
+    name = Path(file.source).name
+    return {"file": name, "sha256": file.sha256, "questions": len(file.tasks), "removed": removed}
+
+
 def read_data(data: Path) -> tuple[list[dict[str, Any]], str]:
     """Rows of a DATA folder and the student's prompts. Raises RunDirectoryError on any other folder."""
     try:
         record = json.loads((data / "data.json").read_text(encoding="utf-8"))
-        lines = (data / "rows.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines], str(record["prompts"])
+        # Not splitlines(): U+2028 and its like are ordinary characters inside a JSON string.
+        lines = (data / "rows.jsonl").read_text(encoding="utf-8").split("\n")
+        rows = [json.loads(line) for line in lines if line]
+        if len(rows) != record["rows"]:
+            raise ValueError(f"rows.jsonl has {len(rows)} rows, data.json says {record['rows']}")
+        return rows, str(record["prompts"])
     except FileNotFoundError as error:
         raise RunDirectoryError(
             f"{data} holds no training rows", "make them with `agentdistill curate`"
