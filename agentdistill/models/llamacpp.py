@@ -2,7 +2,9 @@
 
 Guaranteed: prompts are rendered here and continued token for token (rung d of the prefill ladder), calls
 from several threads share the server's slots, and the GIL is free while it computes. The HTTP listener that
-xllamacpp always opens is bound to loopback and locked with a random key.
+xllamacpp always opens is bound to loopback and locked with a random key. A conversation that leaves a reply
+no room is a ContextOverflowError, never shifted or cut: one longer than a slot's context, and one whose reply
+met the end of the context before its own limit.
 Not guaranteed: equal text for equal seeds when other slots are busy (batched kernels round differently).
 """
 
@@ -19,7 +21,7 @@ from typing import Any
 
 import httpx
 
-from agentdistill.errors import ModelError
+from agentdistill.errors import ContextOverflowError, ModelError
 from agentdistill.models.base import BaseModel
 from agentdistill.models.template import ChatTemplate
 from agentdistill.types import Completion, FinishReason, Json, Message, Sampling
@@ -81,6 +83,8 @@ class LlamaCppModel(BaseModel):
         else:
             with ThreadPoolExecutor(min(n, self.slots)) as pool:
                 replies = list(pool.map(self._complete, requests))
+        for reply in replies:
+            self._check_room(reply, sampling.max_tokens)
         return [_completion(reply, "tokens" if prefix else "") for reply in replies]
 
     def close(self) -> None:
@@ -109,9 +113,30 @@ class LlamaCppModel(BaseModel):
         except Exception as error:  # xllamacpp raises RuntimeError and ValueError alike
             raise ModelError(f"llama.cpp failed on {self.model_id}: {error}") from error
         if not isinstance(reply, dict) or "choices" not in reply:
-            message = reply.get("message", reply) if isinstance(reply, dict) else reply
+            # Errors come as {"error": {...}} or as the inner object alone.
+            said = reply.get("error", reply) if isinstance(reply, dict) else reply
+            message = said.get("message", said) if isinstance(said, dict) else said
+            if isinstance(said, dict) and said.get("type") == "exceed_context_size_error":
+                raise self._overflow(str(message))
             raise ModelError(f"llama.cpp refused a call to {self.model_id}: {message}")
         return reply
+
+    def _check_room(self, reply: dict[str, Any], max_tokens: int) -> None:
+        if reply["choices"][0].get("finish_reason") != "length":
+            return
+        usage = reply.get("usage", {})
+        written = int(usage.get("completion_tokens", 0))
+        if written < max_tokens:
+            read = usage.get("prompt_tokens", 0)
+            raise self._overflow(
+                f"{read} tokens left room for {written} of the {max_tokens} a reply may have"
+            )
+
+    def _overflow(self, what: str) -> ContextOverflowError:
+        return ContextOverflowError(
+            f"{self.model_id}: the conversation does not fit into {self.context} tokens of context: {what}",
+            "a larger context, or fewer tokens a step",
+        )
 
 
 def file_sha256(path: Path) -> str:
@@ -130,6 +155,7 @@ def _start(path: Path, slots: int, context: int, threads: int) -> tuple[Any, Cha
     params.model.path = str(path)
     params.n_parallel = slots
     params.n_ctx = context * slots
+    params.ctx_shift = False  # a full context ends the reply; nothing of the conversation is dropped
     params.cpuparams.n_threads = threads
     params.cpuparams_batch.n_threads = threads
     # Waiting threads that spin were 5-10 times slower on shared cores (DESIGN, Embedded default).

@@ -32,9 +32,9 @@ _IGNORED = "ignored"
 class OpenAICompatibleModel(BaseModel):
     """Model NAME behind BASE_URL. The key is read from $OPENAI_API_KEY ("none" when unset).
 
-    One request may take `seconds`, from connecting to the reply's last byte, and is sent again up to `retries`
-    times. At most `ceiling` requests are in flight. `template` names the chat template for rung c: a tokenizer
-    folder or hub id.
+    One request may take `seconds`, from connecting to the reply's last byte, and is sent again up to
+    `retries` times. At most `ceiling` requests are in flight. `template` names the chat template for rung c: a
+    tokenizer folder or hub id.
     """
 
     def __init__(

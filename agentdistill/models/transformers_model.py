@@ -1,8 +1,9 @@
 """Hugging Face transformers in this process: checkpoints and hub ids.
 
 Guaranteed: the same prompt rendering and prefix as llama.cpp, so both engines see equal token ids. Calls are
-served one at a time. Not guaranteed: speed; on a CPU export the student to GGUF (`models export`) and serve
-that. A decode loop that shares the prompt between samples and steps comes with self-consistency.
+served one at a time. A conversation that leaves a reply no room is a ContextOverflowError, as on llama.cpp.
+Not guaranteed: speed; on a CPU export the student to GGUF (`models export`) and serve that. A decode loop that
+shares the prompt between samples and steps comes with self-consistency.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agentdistill.errors import ModelError, UnknownModelError
+from agentdistill.errors import ContextOverflowError, ModelError, UnknownModelError
 from agentdistill.models.base import BaseModel
 from agentdistill.models.llamacpp import file_sha256
 from agentdistill.models.template import ChatTemplate
@@ -79,6 +80,7 @@ class TransformersModel(BaseModel):
         prompt = self.template.render(messages, prefix)
         inputs = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=False).to(self.device)
         width = inputs["input_ids"].shape[1]
+        room = self._room(width, sampling.max_tokens)
         how: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:
             how = {
@@ -95,24 +97,42 @@ class TransformersModel(BaseModel):
                 # Greedy samples are all equal: draw one and repeat it.
                 rows = self._model.generate(
                     **inputs,
-                    max_new_tokens=sampling.max_tokens,
+                    max_new_tokens=room,
                     num_return_sequences=n if sampling.temperature > 0 else 1,
                     pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
                     **how,
                 )
             except (RuntimeError, ValueError) as error:
                 raise ModelError(f"generation failed on {self.model_id}: {error}") from error
-        drawn = [self._completion(row[width:].tolist(), width, stop, sampling, bool(prefix)) for row in rows]
+        drawn = [self._completion(row[width:].tolist(), width, stop, room, bool(prefix)) for row in rows]
+        if room < sampling.max_tokens and any(one.finish_reason is FinishReason.LENGTH for one in drawn):
+            raise self._overflow(width, width + room)
         return drawn if len(drawn) == n else drawn * n
 
+    def _room(self, width: int, max_tokens: int) -> int:
+        """Tokens a reply may have. Beyond its context a model goes on without an error, writing nonsense."""
+        context: int | None = getattr(self._model.config, "max_position_embeddings", None)
+        if context is None:
+            return max_tokens
+        if width >= context:
+            raise self._overflow(width, context)
+        return min(max_tokens, context - width)
+
+    def _overflow(self, width: int, context: int) -> ContextOverflowError:
+        return ContextOverflowError(
+            f"{self.model_id}: the conversation does not fit into {context} tokens of context: {width} tokens "
+            "left a reply no room",
+            "fewer tokens a step",
+        )
+
     def _completion(
-        self, ids: list[int], width: int, stop: Sequence[str], sampling: Sampling, prefixed: bool
+        self, ids: list[int], width: int, stop: Sequence[str], room: int, prefixed: bool
     ) -> Completion:
         ends = set(_as_list(self._model.generation_config.eos_token_id)) | {self.tokenizer.eos_token_id}
         length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
         text = self.tokenizer.decode(ids[:length], skip_special_tokens=True)
         cuts = [text.index(mark) for mark in stop if mark in text]
-        cut_by_length = not cuts and length == len(ids) and len(ids) >= sampling.max_tokens
+        cut_by_length = not cuts and length == len(ids) and len(ids) >= room
         return Completion(
             text=text[: min(cuts)] if cuts else text,
             finish_reason=FinishReason.LENGTH if cut_by_length else FinishReason.STOP,

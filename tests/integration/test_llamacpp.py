@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from agentdistill import catalog
-from agentdistill.errors import ModelError
+from agentdistill.errors import ContextOverflowError, ModelError
 from agentdistill.models.llamacpp import LlamaCppModel
 from agentdistill.types import FinishReason, Message, Sampling
 
@@ -82,10 +82,21 @@ def test_several_threads_share_the_slots(model: LlamaCppModel) -> None:
 
 def test_a_conversation_longer_than_the_context_is_one_clear_error(model: LlamaCppModel) -> None:
     long: list[Message] = [{"role": "user", "content": "word " * 600}]
-    with pytest.raises(ModelError, match="context") as caught:
+    with pytest.raises(ContextOverflowError, match="512 tokens of context") as caught:
         model.sample(long, sampling=SHORT)
     assert "\n" not in str(caught.value)
     assert model.sample(COUNT, sampling=Sampling(max_tokens=2)), "the engine goes on"
+
+
+def test_a_reply_that_meets_the_end_of_the_context_is_the_same_error(model: LlamaCppModel) -> None:
+    counting = ("one two three four five " * 94).strip()
+    messages: list[Message] = [{"role": "user", "content": "Count."}]
+    with pytest.raises(ContextOverflowError, match=r"left room for \d+ of the 400"):
+        model.sample(messages, prefix=counting, sampling=Sampling(max_tokens=400))
+
+
+def test_slots_are_the_calls_of_use_side_by_side(model: LlamaCppModel) -> None:
+    assert model.in_flight_limit == 2
 
 
 def test_the_fingerprint_is_the_hash_of_the_catalog(model: LlamaCppModel) -> None:
