@@ -1,6 +1,7 @@
 """Settings of the commands: flags beat environment beat file beat default.
 
-    file          --config FILE.toml, one table a command: [generate], [eval], [train], ...
+    file          --config FILE.toml, one table a command: [generate], [eval], [train], ...; beside them
+                  [prices."NAME"] for models that cost something
     environment   AGENTDISTILL_<FIELD>, for every command that has the field (AGENTDISTILL_SANDBOX=docker);
                   several values with commas between them (AGENTDISTILL_TOOL=a.py:A,b.py:B)
 
@@ -56,10 +57,19 @@ class GenerateConfig(AttemptConfig):
 
     samples: int = Field(default=1, ge=1)
     first_thought: str = "auto"
+    budget: float | None = Field(default=None, ge=0)
+    budget_tokens: int | None = Field(default=None, ge=0)
 
 
 class EvalConfig(AttemptConfig):
     """`agentdistill eval`."""
+
+
+class PriceConfig(Config):
+    """`[prices."NAME"]`: USD per million tokens read and written. NAME is the model's in its SPEC."""
+
+    input: float = Field(ge=0, allow_inf_nan=False)
+    output: float = Field(ge=0, allow_inf_nan=False)
 
 
 class TrainConfig(Config):
@@ -88,15 +98,34 @@ def load(kind: type[_C], table: str, file: Path | None, flags: Mapping[str, Any]
         if (text := os.environ.get(ENVIRONMENT + name.upper())) is not None:
             values[name] = text.split(",") if field.default == () else text
     values.update({name: value for name, value in flags.items() if value is not None and value != ()})
+    return _valid(kind, table, values, "--{}")
+
+
+def load_price(name: str, file: Path | None) -> PriceConfig | None:
+    """The price of a model, or None if the file has none. The prices of others are checked, too."""
+    if file is None:
+        return None
+    found = {
+        model: _valid(PriceConfig, f'prices."{model}"', values, "both are needed")
+        for model, values in _table(file, "prices").items()
+    }
+    return found.get(name)
+
+
+def _valid(kind: type[_C], table: str, values: Any, missing: str) -> _C:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "missing":
-            raise ConfigError(f"{table}: {name} is not given", f"--{name.replace('_', '-')}") from error
+            raise ConfigError(
+                f"{table}: {name} is not given", missing.format(name.replace("_", "-"))
+            ) from error
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{table}: there is no setting {name!r}") from error
+        if not name:
+            raise ConfigError(f"{table} must be a table, [{table}]") from error
         raise ConfigError(f"{table}: {name} = {first['input']!r}: {first['msg'].lower()}") from error
 
 

@@ -2,7 +2,7 @@
 
     RUN/run.json             what was asked and what shapes every attempt
     RUN/trajectories.jsonl   one finished attempt a line, flushed and fsynced
-    RUN/failures.jsonl       attempts that failed on infrastructure, to be tried again
+    RUN/failures.jsonl       attempts that failed on infrastructure, to be tried again, and what they had cost
     RUN/scores.jsonl         one verdict a line, replaced as a whole
 
 Guaranteed: `trajectories.jsonl` holds one line a key, ever; `kill -9` or a full disk loses at most the
@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Any
 
 from agentdistill.errors import RunDirectoryError, RunMismatchError
-from agentdistill.types import Json, Score, Task, Trajectory, to_json
+from agentdistill.types import Json, Score, Task, Trajectory, Usage, to_json
 
 FORMAT = 1
 _RESTORE = "restore that line, or remove it"
@@ -101,21 +101,26 @@ class RunWriter:
             self._write_run_json(stage, asked)
             self._trajectories = opened.enter_context(closing(_Appender(folder / "trajectories.jsonl")))
             self._failures = opened.enter_context(closing(_Appender(folder / "failures.jsonl")))
-            self.finished = _keys(folder / "trajectories.jsonl")
+            self.finished, self.usages = _stored(folder / "trajectories.jsonl")
         except OSError as error:
             raise RunDirectoryError(f"cannot write {folder}: {error.strerror or error}") from error
 
-    def append(self, trajectory: Trajectory) -> None:
-        """Store a finished attempt durably. A key that is there already is an error of ours."""
-        if trajectory.id in self.finished:
-            raise RunDirectoryError(f"{self.folder}: attempt {trajectory.id} is stored already")
-        self._trajectories.append(to_json(trajectory))
-        self.finished.add(trajectory.id)
+    def append(self, *trajectories: Trajectory) -> None:
+        """Store finished attempts durably, those that end together with one fsync. A key that is there
+        already is an error of ours."""
+        for trajectory in trajectories:
+            if trajectory.id in self.finished:
+                raise RunDirectoryError(f"{self.folder}: attempt {trajectory.id} is stored already")
+        self._trajectories.append(to_json(trajectory) for trajectory in trajectories)
+        self.finished.update(trajectory.id for trajectory in trajectories)
 
-    def append_failure(self, key: str, task: Task, error: BaseException, tries: int) -> None:
-        """Note an attempt that failed on infrastructure."""
+    def append_failure(
+        self, key: str, task: Task, error: BaseException, tries: int, usage: Usage | None = None
+    ) -> None:
+        """Note an attempt that failed on infrastructure, and what it had cost until then."""
         row = {"id": key, "task": task.id, "error": str(error), "type": type(error).__name__, "tries": tries}
-        self._failures.append({**row, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        row |= {"usage": to_json(usage or Usage()), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        self._failures.append([row])
 
     def close(self) -> None:
         self._opened.close()
@@ -165,13 +170,24 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _keys(path: Path) -> set[str]:
-    keys = set()
+def _stored(path: Path) -> tuple[set[str], list[Usage]]:
+    """The keys of the finished attempts, and what each has cost, in order."""
+    keys, usages = set(), []
     for number, row in enumerate(_rows(path), 1):
         if not isinstance(row.get("id"), str):
             raise RunDirectoryError(f"{path} line {number} has no id", _RESTORE)
         keys.add(row["id"])
-    return keys
+        usages.append(_usage(row, path, number))
+    return keys, usages
+
+
+def _usage(row: Mapping[str, Json], path: Path, number: int) -> Usage:
+    try:
+        usage = Usage(**(row.get("usage") or {}))
+        _check_usage(usage)
+    except TypeError as error:
+        raise RunDirectoryError(f"{path} line {number} has a broken usage: {error}", _RESTORE) from error
+    return usage
 
 
 def _same_shape(folder: Path, before: Json, now: Json) -> None:
@@ -196,19 +212,26 @@ def _differences(before: Json, now: Json, name: str = "") -> list[tuple[str, Jso
 
 
 class _Appender:
-    """One JSON line a write, fsynced; a failed write is cut back so that no half line stays."""
+    """One JSON line a write, fsynced together; a failed write is cut back so that no half line stays."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         self._end = _cut_torn_line(self._file)
 
-    def append(self, row: Json) -> None:
-        line = (json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n").encode("utf-8", "replace")
+    def append(self, rows: Iterable[Json]) -> None:
+        end = self._end
         try:
-            if os.pwrite(self._file, line, self._end) != len(line):
-                raise OSError(28, "No space left on device")
-            os.fsync(self._file)
+            try:
+                for row in rows:
+                    text = json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
+                    line = text.encode("utf-8", "replace")
+                    if os.pwrite(self._file, line, end) != len(line):
+                        raise OSError(28, "No space left on device")
+                    end += len(line)
+            finally:
+                os.fsync(self._file)
+                self._end = end  # lines that fitted stay where a later one did not
         except OSError as error:
             with suppress(OSError):  # if even this fails, the next writer cuts the half line away
                 os.ftruncate(self._file, self._end)
@@ -216,7 +239,6 @@ class _Appender:
                 f"cannot append to {self.path}: {error.strerror}",
                 "free some space and run the same command again",
             ) from error
-        self._end += len(line)
 
     def close(self) -> None:
         if self._file >= 0:
@@ -301,7 +323,11 @@ def _check_types(trajectory: Trajectory) -> None:
     for name, text in texts.items():
         if not isinstance(text, str):
             raise TypeError(f"{name} is not text")
-    for name, number in to_json(trajectory.usage).items():
+    _check_usage(trajectory.usage)
+
+
+def _check_usage(usage: Usage) -> None:
+    for name, number in to_json(usage).items():
         if not isinstance(number, (int, float)) and not (name == "usd" and number is None):
             raise TypeError(f"usage.{name} is not a number")
 
@@ -332,9 +358,11 @@ def write_scores(folder: Path, scores: Iterable[Score]) -> None:
 
 
 def read_failures(folder: Path) -> list[dict[str, Any]]:
-    """Failures noted so far, in order."""
+    """Failures noted so far, in order; `usage` is a Usage."""
     path = folder / "failures.jsonl"
-    return list(_rows(path)) if path.exists() else []
+    if not path.exists():
+        return []
+    return [{**row, "usage": _usage(row, path, number)} for number, row in enumerate(_rows(path), 1)]
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -2,30 +2,42 @@
 
 CodeAgent turns an executor's exception into an observation and a failed max-steps call into the *answer*.
 Guaranteed: an exception of the model, the executor or the search, met anywhere in the attempt, is raised
-again by `Recorder.raise_failure`, so the attempt counts as failed and never as a wrong answer.
+again by `Recorder.raise_failure`, so the attempt counts as failed and never as a wrong answer. A conversation
+that outgrows the model's context is no failure: the oldest observations are left out of the call until it
+fits, and each Step says which ones it did not see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from smolagents import AgentMaxStepsError, AgentParsingError
 from smolagents.memory import ActionStep
-from smolagents.models import ChatMessage
+from smolagents.models import ChatMessage, MessageRole
 
 from agentdistill.agent.executor import SandboxExecutor
+from agentdistill.errors import ContextOverflowError
 from agentdistill.models.base import BaseModel
-from agentdistill.types import Completion, ErrorKind, Json, Message, Sampling, Step
+from agentdistill.types import Completion, ErrorKind, Json, Message, Sampling, Step, StopReason
+
+DROPPED = "Observation:\n(left out: the conversation is too long)"
+"""What stands in a call where an observation stood."""
 
 
 class AttemptModel(BaseModel):
-    """The outermost model of one attempt: fixes its sampling and remembers what its calls raised."""
+    """The outermost model of one attempt: fixes its sampling and remembers what its calls raised.
+
+    `dropped` are the steps whose observations calls are made without; it only grows, as the conversation
+    does. `overflowed` says that a call did not fit without any observation: the attempt is over.
+    """
 
     def __init__(self, model: BaseModel, sampling: Sampling) -> None:
         super().__init__(model.model_id, sampling)
         self.model = model
         self.failure: Exception | None = None
+        self.dropped: tuple[int, ...] = ()
+        self.overflowed = False
 
     def fingerprint(self) -> dict[str, Json]:
         return self.model.fingerprint()
@@ -41,12 +53,53 @@ class AttemptModel(BaseModel):
     ) -> list[Completion]:
         return self.model.sample(messages, n, prefix=prefix, stop=stop, sampling=sampling or self.sampling)
 
-    def generate(self, *args: Any, **kwargs: Any) -> ChatMessage:
-        try:
-            return super().generate(*args, **kwargs)
-        except Exception as error:
-            self.failure = self.failure or error
-            raise
+    def draw(
+        self,
+        messages: Sequence[Message],
+        n: int = 1,
+        *,
+        sampling: Sampling | None = None,
+        **kwargs: Any,
+    ) -> Iterator[tuple[int, Completion]]:
+        return self.model.draw(messages, n, sampling=sampling or self.sampling, **kwargs)
+
+    def generate(self, messages: Sequence[ChatMessage], *args: Any, **kwargs: Any) -> ChatMessage:
+        while True:
+            try:
+                return super().generate(list(_without(messages, self.dropped)), *args, **kwargs)
+            except ContextOverflowError:
+                seen = [step for step in _observed(messages) if step not in self.dropped]
+                if not seen:
+                    self.overflowed = True
+                    raise
+                self.dropped += (seen[0],)
+            except Exception as error:
+                self.failure = self.failure or error
+                raise
+
+
+def _numbered(messages: Sequence[ChatMessage]) -> Iterator[tuple[ChatMessage, int | None]]:
+    """Messages, each with the step it is an observation (or an error) of, counted from 0; None for others."""
+    step = -1
+    for message in messages:
+        step += message.role == MessageRole.ASSISTANT
+        yield message, step if message.role == MessageRole.TOOL_RESPONSE else None
+
+
+def _observed(messages: Sequence[ChatMessage]) -> list[int]:
+    """The steps that have an observation, in order."""
+    return list(dict.fromkeys(step for _, step in _numbered(messages) if step is not None))
+
+
+def _without(messages: Sequence[ChatMessage], dropped: Sequence[int]) -> Iterator[ChatMessage]:
+    """The messages, with one short line in place of what these steps have observed."""
+    said: set[int] = set()
+    for message, step in _numbered(messages):
+        if step not in dropped:
+            yield message
+        elif step is not None and step not in said:
+            said.add(step)
+            yield ChatMessage(role=MessageRole.TOOL_RESPONSE, content=DROPPED)
 
 
 class Recorder:
@@ -61,14 +114,18 @@ class Recorder:
         self.executor = executor
         self.tools = tools
         self.steps: list[Step] = []
-        self.tokens_in = 0
-        self.tokens_out = 0
         self.reached_max_steps = False
         self._executed = 0
 
     @property
     def callbacks(self) -> dict[Any, Any]:
         return {ActionStep: self._on_step}
+
+    @property
+    def stop_reason(self) -> StopReason:
+        if self.model.overflowed:
+            return StopReason.CONTEXT
+        return StopReason.MAX_STEPS if self.reached_max_steps else StopReason.FINAL_ANSWER
 
     def raise_failure(self) -> None:
         """Raise the error that model, executor or a tool met, if any: an InfrastructureError, or a bug."""
@@ -81,11 +138,6 @@ class Recorder:
         return next((found for found in (self.executor.failure, *failures) if found is not None), None)
 
     def _on_step(self, memory_step: ActionStep, agent: Any = None) -> None:
-        usage = memory_step.token_usage
-        tokens_in = usage.input_tokens if usage else 0
-        tokens_out = usage.output_tokens if usage else 0
-        self.tokens_in += tokens_in
-        self.tokens_out += tokens_out
         if isinstance(memory_step.error, AgentMaxStepsError):
             self.reached_max_steps = True
             return
@@ -93,6 +145,7 @@ class Recorder:
             agent.interrupt()  # no point in going on in a lost sandbox, or without an answer
         if memory_step.model_output is None:
             return  # the model's call failed: `raise_failure` tells
+        usage = memory_step.token_usage
         ran = self.executor.executions[self._executed :]
         self._executed = len(self.executor.executions)
         execution = ran[-1] if ran else None
@@ -109,9 +162,10 @@ class Recorder:
                 error=str(memory_step.error) if memory_step.error else None,
                 error_kind=error_kind,
                 tool_calls=execution.tool_calls if execution else (),
-                tokens_in=tokens_in,
-                tokens_out=tokens_out,
+                tokens_in=usage.input_tokens if usage else 0,
+                tokens_out=usage.output_tokens if usage else 0,
                 seconds=round(memory_step.timing.duration or 0.0, 3),
+                dropped=self.model.dropped,
             )
         )
 

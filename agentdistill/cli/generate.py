@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from agentdistill.cli import options as o
 
+if TYPE_CHECKING:
+    from agentdistill.stages.pool import PoolResult
+    from agentdistill.types import Usage
 
+
+@o.with_attempt_options
 def generate(
-    tasks: Annotated[str, typer.Argument(help="Task file (JSONL or JSON).")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="RUN folder; the same command resumes it.")],
-    model: o.Model = None,
-    limit: o.Limit = None,
+    tasks: o.TaskFile,
+    out: o.RunFolder,
     first_thought: Annotated[
         str | None,
         typer.Option(help="auto, paragraph, content, correct-only, off, or a JSONL FILE. [default: auto]"),
     ] = None,
-    samples: Annotated[int | None, typer.Option(help="Attempts a task. [default: 1]")] = None,
-    concurrency: o.Concurrency = None,
-    max_steps: o.MaxSteps = None,
-    max_tokens: o.MaxTokens = None,
-    temperature: o.Temperature = None,
-    seed: o.Seed = None,
-    threads: o.Threads = None,
-    sandbox: o.SandboxSpec = None,
-    prompt: o.Prompt = None,
-    tool: o.ToolFiles = None,
-    retriever: o.RetrieverSpec = None,
-    skip_bad_rows: o.SkipBadRows = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Attempts a task; more than one need a --temperature. [default: 1]")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="USD the whole RUN may cost; needs a price in --config.", show_default=False),
+    ] = None,
+    budget_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens the whole RUN may take, read and written.", show_default=False),
+    ] = None,
     config: o.ConfigFile = None,
     as_json: o.AsJson = False,
+    **flags: Any,
 ) -> None:
     """Let a teacher agent solve tasks; store its trajectories.
+
+    The same command resumes: what is finished is never made again, what failed is tried again. Ctrl-C
+    finishes what is in flight, a second one stops at once.
 
     Example: agentdistill generate tasks.jsonl -o runs/teacher --model qwen2.5-coder-1.5b --limit 40
     """
@@ -42,43 +48,19 @@ def generate(
 
     from agentdistill.cli.console import Bars, err, print_json
     from agentdistill.config import GenerateConfig, load
-    from agentdistill.stages.attempt import FIRST_THOUGHTS, load_thoughts
     from agentdistill.stages.generate import generate as run
-    from agentdistill.tasks.load import load_tasks
+    from agentdistill.stages.spending import Budget
+    from agentdistill.stages.thoughts import FIRST_THOUGHTS, load_thoughts
 
-    flags = {
-        "model": model,
-        "limit": limit,
-        "first_thought": first_thought,
-        "samples": samples,
-        "concurrency": concurrency,
-        "max_steps": max_steps,
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "seed": seed,
-        "threads": threads,
-        "sandbox": sandbox,
-        "prompt": prompt,
-        "tool": tuple(tool or ()),
-        "retriever": retriever,
-        "skip_bad_rows": skip_bad_rows,
-    }
-    settings = load(GenerateConfig, "generate", config, flags)
-    loaded = load_tasks(tasks, limit=settings.limit, skip_bad_rows=settings.skip_bad_rows)
-    for line in loaded.skipped:
-        err.print(f"skipped {line}", markup=False)
+    own: dict[str, Any] = {"first_thought": first_thought, "samples": samples}
+    own |= {"budget": budget, "budget_tokens": budget_tokens}
+    settings = load(GenerateConfig, "generate", config, o.given(flags) | own)
+    loaded, asked = o.tasks_of(tasks, settings)
     rule = settings.first_thought
     given = {} if rule in FIRST_THOUGHTS else load_thoughts(Path(rule))
     attempt = o.attempt_settings(
         settings, "teacher", first_thought="off" if given else rule, given_thoughts=given
     )
-    asked = {
-        "tasks": loaded.source,
-        "tasks_sha256": loaded.sha256,
-        "limit": settings.limit,
-        "model": settings.model,
-        "retriever": settings.retriever,
-    }
     teacher = o.open_for(settings)
     try:
         result = run(
@@ -88,17 +70,37 @@ def generate(
             attempt,
             samples=settings.samples,
             concurrency=settings.concurrency,
-            asked=asked,
+            price=o.price_of(teacher, config),
+            budget=Budget(settings.budget, settings.budget_tokens),
+            asked={**asked, "budget": settings.budget, "budget_tokens": settings.budget_tokens},
             progress=Bars(),
         )
     finally:
         teacher.close()
     if as_json:
         print_json({"run": str(out), **asdict(result)})
-    err.print(
-        f"{result.finished} attempts made, {result.skipped} were there, {result.parked} parked, in "
-        f"{result.seconds:.0f} s. Next: agentdistill grade {out}",
-        markup=False,
-    )
+    err.print(closing_words(result, out), markup=False, soft_wrap=True)
     if result.parked:
         raise typer.Exit(1)
+
+
+def closing_words(result: PoolResult, out: Path) -> str:
+    """What the call did and cost, and what to do next."""
+    said = (
+        f"{result.finished} attempts made, {result.skipped} were there, {result.parked} parked, in "
+        f"{result.seconds:.0f} s; {_cost(result.usage)}"
+    )
+    if result.usage != result.run_usage:
+        said += f" (the whole run: {_cost(result.run_usage)})"
+    if result.remaining:
+        return (
+            f"{said}. The budget is used up: {result.remaining} attempts remain; the same command with a "
+            "larger one goes on"
+        )
+    again = f"the same command tries the parked again (why: {out / 'failures.jsonl'})"
+    return f"{said}. Next: {again if result.parked else f'agentdistill grade {out}'}"
+
+
+def _cost(usage: Usage) -> str:
+    money = "cost unknown" if usage.usd is None else f"${usage.usd:.4f}"
+    return f"{usage.tokens_in:,} tokens read, {usage.tokens_out:,} written, {money}"

@@ -180,8 +180,9 @@ def _printable(text: str) -> str:
 def _encoder(folder: Path | None) -> list[str]:
     from agentdistill import catalog
     from agentdistill.cli.console import Bars
+    from agentdistill.stages.progress import fetching
 
-    return ["--encoder", str(folder or catalog.fetch(ENCODER, Bars().bytes(ENCODER)))]
+    return ["--encoder", str(folder or catalog.fetch(ENCODER, fetching(ENCODER, Bars())))]
 
 
 def _has_vectors(index: Path) -> bool:

@@ -52,8 +52,9 @@ def pull(
     """
     from agentdistill import catalog
     from agentdistill.cli.console import Bars, print_json
+    from agentdistill.stages.progress import fetching
 
-    path = catalog.fetch(name, Bars().bytes(name))
+    path = catalog.fetch(name, fetching(name, Bars()))
     if as_json:
         print_json({"name": name, "path": str(path), "sha256": catalog.entry(name).sha256})
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,24 +15,23 @@ if TYPE_CHECKING:
     from agentdistill.config import AttemptConfig
     from agentdistill.models.base import BaseModel
     from agentdistill.stages.attempt import AttemptSettings
+    from agentdistill.stages.spending import Price
+    from agentdistill.tasks.load import TaskSet
+    from agentdistill.types import Json
 
+TaskFile = Annotated[str, typer.Argument(help="Task file (JSONL or JSON).")]
+RunFolder = Annotated[Path, typer.Option("-o", "--out", help="RUN folder; the same command resumes it.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="TOML file with settings.", show_default=False)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Limit = Annotated[int | None, typer.Option(help="Only the first N tasks.", show_default=False)]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        help="Catalog name, llamacpp:FILE.gguf, hf:ID_OR_DIR, openai:NAME@URL or a checkpoint folder.",
-        show_default=False,
-    ),
+Prompt = Annotated[
+    str | None, typer.Option(help="teacher, student, or a prompt file (YAML).", show_default=False)
 ]
-Concurrency = Annotated[int | None, typer.Option(help="Attempts side by side. [default: 4]")]
-MaxSteps = Annotated[int | None, typer.Option(help="Steps an agent may take. [default: 5]")]
-MaxTokens = Annotated[int | None, typer.Option(help="New tokens a step. [default: 512]")]
-Temperature = Annotated[float | None, typer.Option(help="Sampling temperature. [default: 0]")]
-Seed = Annotated[int | None, typer.Option(help="Sampling seed; sample k uses seed + k. [default: 0]")]
+SkipBadRows = Annotated[
+    bool | None, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be read, and say which.")
+]
 SandboxSpec = Annotated[
     str | None,
     typer.Option(
@@ -39,37 +40,102 @@ SandboxSpec = Annotated[
         "isolation, must be asked for). [default: auto]",
     ),
 ]
-Prompt = Annotated[
-    str | None, typer.Option(help="teacher, student, or a prompt file (YAML).", show_default=False)
-]
-ToolFiles = Annotated[
-    list[str] | None, typer.Option("--tool", help="FILE.py:NAME of a smolagents Tool.", show_default=False)
-]
-RetrieverSpec = Annotated[
-    str | None,
-    typer.Option(
-        "--retriever",
-        help="INDEX folder, or http://HOST:PORT of a service: gives the agent search(query).",
-        show_default=False,
-    ),
-]
-Threads = Annotated[int | None, typer.Option(help="CPU threads of an engine in process. [default: all]")]
-SkipBadRows = Annotated[
-    bool | None, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be read, and say which.")
-]
+
+
+def _attempt_options(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Catalog name, llamacpp:FILE.gguf, hf:ID_OR_DIR, openai:NAME@URL or a checkpoint folder.",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Limit = None,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Attempts side by side, at most. [default: 4]")
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Steps an agent may take. [default: 5]")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="New tokens a step. [default: 512]")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Sampling temperature. [default: 0]")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Sampling seed; sample k uses seed + k. [default: 0]")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of an engine in process. [default: all]")
+    ] = None,
+    sandbox: SandboxSpec = None,
+    prompt: Prompt = None,
+    tool: Annotated[
+        list[str] | None,
+        typer.Option("--tool", help="FILE.py:NAME of a smolagents Tool.", show_default=False),
+    ] = None,
+    retriever: Annotated[
+        str | None,
+        typer.Option(
+            "--retriever",
+            help="INDEX folder, or http://HOST:PORT of a service: gives the agent search(query).",
+            show_default=False,
+        ),
+    ] = None,
+    skip_bad_rows: SkipBadRows = None,
+) -> None:
+    """What every command that makes attempts takes; its names are fields of AttemptConfig."""
+
+
+def with_attempt_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, which takes the shared options in its `**flags`, as typer is to see it."""
+    own = inspect.signature(command, eval_str=True)
+    shared = inspect.signature(_attempt_options, eval_str=True).parameters.values()
+    *first, last, flags = own.parameters.values()
+    if flags.kind is not inspect.Parameter.VAR_KEYWORD:
+        raise TypeError(f"{command.__name__} has no **flags")
+    command.__signature__ = own.replace(parameters=[*first, last, *shared])  # type: ignore[attr-defined]
+    return command
+
+
+def given(flags: dict[str, Any]) -> dict[str, Any]:
+    """Flags as `config.load` takes them: several values as a tuple."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+
+
+def tasks_of(source: str, config: AttemptConfig) -> tuple[TaskSet, dict[str, Json]]:
+    """The tasks, and what run.json is told of them and of the model. Says which rows are left out."""
+    from agentdistill.cli.console import err
+    from agentdistill.tasks.load import load_tasks
+
+    loaded = load_tasks(source, limit=config.limit, skip_bad_rows=config.skip_bad_rows)
+    for line in loaded.skipped:
+        err.print(f"skipped {line}", markup=False)
+    return loaded, {
+        "tasks": loaded.source,
+        "tasks_sha256": loaded.sha256,
+        "limit": config.limit,
+        "model": config.model,
+        "retriever": config.retriever,
+    }
+
+
+def price_of(model: BaseModel, file: Path | None) -> Price | None:
+    """What the config file says a model's tokens cost, or None."""
+    from agentdistill.config import load_price
+    from agentdistill.stages.spending import Price
+
+    found = load_price(model.model_id, file)
+    return Price(found.input, found.output) if found else None
 
 
 def open_for(config: AttemptConfig) -> BaseModel:
     """The model of a config, fetched if need be."""
     from agentdistill.cli.console import Bars
     from agentdistill.models.spec import open_model
+    from agentdistill.stages.progress import fetching
 
     return open_model(
         config.model,
         slots=config.concurrency,
         context=config.context,
         threads=config.threads,
-        progress=Bars().bytes(config.model),
+        progress=fetching(config.model, Bars()),
     )
 
 

@@ -36,7 +36,7 @@ from agentdistill.stages.curate import curate
 from agentdistill.stages.evaluate import evaluate
 from agentdistill.stages.generate import generate
 from agentdistill.stages.grade import grade
-from agentdistill.stages.progress import Progress, Silent
+from agentdistill.stages.progress import Progress, Silent, fetching
 from agentdistill.stages.train import train
 from agentdistill.tasks.families import make_tasks
 from agentdistill.tasks.load import load_tasks, write_tasks
@@ -84,7 +84,7 @@ def quickstart(
 
     with clock.stage("download"):
         for name in (TEACHER, STUDENT):
-            catalog.fetch(name, _downloading(name, progress))
+            catalog.fetch(name, fetching(name, progress))
 
     live_tasks, benchmarks = _tasks(out, eval_file)
 
@@ -193,21 +193,6 @@ def _model(spec: str, slots: int) -> Iterator[BaseModel]:
         yield model
     finally:
         model.close()
-
-
-def _downloading(name: str, progress: Progress) -> catalog.Progress:
-    begun = False
-
-    def report(done: int, total: int) -> None:
-        nonlocal begun
-        if not begun:
-            progress.begin(f"fetch {name} (MB)", total // 1_000_000)
-            begun = True
-        progress.update(done // 1_000_000)
-        if done >= total:
-            progress.end()
-
-    return report
 
 
 def _unpack_recorded(folder: Path) -> Path:

@@ -1,29 +1,27 @@
 """One Task to one Trajectory: what generate, evaluate and chat have in common.
 
 Guaranteed: every attempt gets a fresh sandbox session, which is closed whatever happens; a wrong, unparsable
-or crashing answer is data in the Trajectory, a broken engine or jail raises an InfrastructureError.
+or crashing answer is data in the Trajectory, and so is a conversation that outgrew the model's context; a
+broken engine or jail raises an InfrastructureError.
 """
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from agentdistill.agent import first_thought as thoughts
-from agentdistill.agent.build import build_agent, chain_of_thought_prompt, sandbox_tools
+from agentdistill.agent.build import build_agent, sandbox_tools
 from agentdistill.agent.executor import SandboxExecutor
+from agentdistill.agent.first_thought import FirstThoughtModel
 from agentdistill.agent.record import AttemptModel, Recorder
 from agentdistill.agent.tools import PASSAGES, SearchTool
-from agentdistill.errors import UsageError
-from agentdistill.grading import Grader
 from agentdistill.models.base import BaseModel, plain_messages
 from agentdistill.prompts import Prompts
+from agentdistill.runs import canonical_hash
+from agentdistill.stages.spending import Meter, MeteredModel
+from agentdistill.stages.thoughts import FirstThoughts
 from agentdistill.types import (
-    FirstThought,
     Json,
     Limits,
     Message,
@@ -31,20 +29,13 @@ from agentdistill.types import (
     Sampling,
     Sandbox,
     SandboxTool,
-    StopReason,
     Task,
-    ThoughtStatus,
     Trajectory,
-    Usage,
     to_json,
 )
 
 OpenSession = Callable[[Sequence[SandboxTool]], Sandbox]
 """Opens a fresh sandbox session with these tools: a pool's `open`."""
-
-FIRST_THOUGHTS = ("off", "auto", "paragraph", "content", "correct-only")
-"""Names `--first-thought` takes beside a FILE. `auto` is `content`; `correct-only` is `content` with first
-thoughts of wrong chains left out."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +58,6 @@ class AttemptSettings:
 
     def shape(self) -> dict[str, Json]:
         """The part of run.json that a RUN is bound to. The model adds its own fingerprint."""
-        from agentdistill.runs import canonical_hash
-
         rule = "content" if self.first_thought == "auto" else self.first_thought
         retriever = self.retriever
         return {
@@ -94,14 +83,19 @@ def run_attempt(
     key: str,
     model: BaseModel,
     settings: AttemptSettings,
-    grader: Grader,
+    thoughts: FirstThoughts,
     open_session: OpenSession,
+    meter: Meter | None = None,
 ) -> Trajectory:
-    """Let an agent of `model` try `task` once. Raises InfrastructureError when the attempt has failed."""
-    started = time.monotonic()
+    """Let an agent of `model` try `task` once. Raises InfrastructureError when the attempt has failed.
+
+    What was spent until then is on the `meter`.
+    """
+    meter = meter or Meter()
+    model = MeteredModel(model, meter)
     sampling = replace(settings.sampling, seed=settings.sampling.seed + sample)
-    thought, cost = _first_thought(task, model, sampling, settings, grader)
-    prefixed = thoughts.FirstThoughtModel(model, thought.text) if thought.text else None
+    thought = thoughts.of(task, model)
+    prefixed = FirstThoughtModel(model, thought.text) if thought.text else None
     attempt_model = AttemptModel(prefixed or model, sampling)
     tools = settings.attempt_tools()
     sandbox = open_session(sandbox_tools(tools))
@@ -117,12 +111,7 @@ def run_attempt(
             max_steps=settings.max_steps,
         )
         agent.state.update(task.meta.get("data", {}))
-        try:
-            output = agent.run(settings.prompts.question(task))
-        except Exception:
-            recorder.raise_failure()  # the cause, where CodeAgent wrapped it in an error of its own
-            raise
-        recorder.raise_failure()
+        output = _run(agent, settings.prompts.question(task), recorder)
     finally:
         sandbox.close()
     if prefixed is not None:
@@ -132,42 +121,28 @@ def run_attempt(
         task=task,
         messages=_conversation(agent),
         steps=tuple(recorder.steps),
-        answer=_answer(executor, output, recorder.reached_max_steps),
-        stop_reason=StopReason.MAX_STEPS if recorder.reached_max_steps else StopReason.FINAL_ANSWER,
+        answer=None if attempt_model.overflowed else _answer(executor, output, recorder.reached_max_steps),
+        stop_reason=recorder.stop_reason,
         model=model.model_id,
         sample=sample,
         seed=sampling.seed,
         prompt_hash=settings.prompts.sha256[:12],
         first_thought=thought,
-        usage=Usage(
-            tokens_in=recorder.tokens_in + cost.tokens_in,
-            tokens_out=recorder.tokens_out + cost.tokens_out,
-            seconds=round(time.monotonic() - started, 3),
-        ),
+        usage=meter.usage(),
     )
 
 
-def _first_thought(
-    task: Task, model: BaseModel, sampling: Sampling, settings: AttemptSettings, grader: Grader
-) -> tuple[FirstThought, Usage]:
-    rule = settings.first_thought
-    if settings.given_thoughts:
-        text = settings.given_thoughts.get(task.id, "").strip()
-        status = ThoughtStatus.USED if text else ThoughtStatus.EMPTY
-        return FirstThought(status=status, text=text, rule="given"), Usage()
-    if rule == "off":
-        return FirstThought(), Usage()
-    if rule not in FIRST_THOUGHTS:
-        raise UsageError(f"first thought {rule!r} is none of {', '.join(FIRST_THOUGHTS)}, and no file")
-    prompt = chain_of_thought_prompt(settings.prompts, settings.attempt_tools())
-    cot = thoughts.draw(model, prompt, settings.prompts.question(task), sampling.seed)
-    cost = Usage(cot.tokens_in or 0, cot.tokens_out or 0)
-    correct, _, _ = grader.grade(thoughts.final_answer(cot.text) or None, task)
-    cut_rule = "paragraph" if rule == "paragraph" else "content"
-    status, text = thoughts.cut(cot.text, task, cut_rule)
-    if rule == "correct-only" and not correct:
-        status, text = ThoughtStatus.WRONG, ""
-    return FirstThought(status=status, text=text, rule=rule, cot=cot.text, cot_correct=correct), cost
+def _run(agent: Any, question: str, recorder: Recorder) -> object:
+    """The agent's output; None when its conversation outgrew the context. Raises what the attempt met."""
+    try:
+        output: object = agent.run(question)
+    except Exception:
+        recorder.raise_failure()  # the cause, where CodeAgent wrapped it in an error of its own
+        if not recorder.model.overflowed:
+            raise
+        return None
+    recorder.raise_failure()
+    return output
 
 
 def _answer(executor: SandboxExecutor, output: object, forced: bool) -> str | None:
@@ -177,32 +152,7 @@ def _answer(executor: SandboxExecutor, output: object, forced: bool) -> str | No
 
 
 def _conversation(agent: Any) -> tuple[Message, ...]:
-    """The messages up to the last assistant turn, as the model saw and wrote them."""
+    """The messages up to the last assistant turn, in full: also what a call was made without."""
     messages: Sequence[Message] = plain_messages(agent.write_memory_to_messages())
-    last = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=-1)
-    return tuple(messages[: last + 1])
-
-
-def load_thoughts(file: Path) -> dict[str, str]:
-    """First thoughts of one's own: JSON Lines of `{"id": TASK_ID, "first_thought": TEXT}`.
-
-    Raises UsageError.
-    """
-    thoughts_by_id: dict[str, str] = {}
-    number = 0
-    try:
-        for line in file.read_text(encoding="utf-8").splitlines():
-            number += 1
-            if line.strip():
-                row = json.loads(line)
-                thoughts_by_id[str(row["id"])] = str(row["first_thought"])
-    except OSError as error:
-        names = ", ".join(FIRST_THOUGHTS)
-        raise UsageError(
-            f"--first-thought {file}: neither one of {names} nor a file that can be read"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{file} line {number}: needs id and first_thought as JSON") from error
-    if not thoughts_by_id:
-        raise UsageError(f"{file} holds no first thoughts")
-    return thoughts_by_id
+    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    return tuple(messages[: turns[-1] + 1] if turns else messages)

@@ -11,6 +11,7 @@ from agentdistill.stages.attempt import AttemptSettings
 from agentdistill.stages.generate import generate
 from agentdistill.stages.grade import GradeSummary, grade
 from agentdistill.stages.progress import Progress
+from agentdistill.stages.spending import Price
 from agentdistill.types import Json, Task
 
 
@@ -21,6 +22,7 @@ def evaluate(
     settings: AttemptSettings,
     *,
     concurrency: int = 4,
+    price: Price | None = None,
     asked: dict[str, Json] | None = None,
     progress: Progress | None = None,
     stage: str = "eval",
@@ -33,6 +35,7 @@ def evaluate(
         model,
         settings,
         concurrency=concurrency,
+        price=price,
         asked=asked,
         progress=progress,
         stage=stage,

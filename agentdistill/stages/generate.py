@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from agentdistill.clients.sandbox import SandboxPool, resolve
+from agentdistill.errors import UsageError
 from agentdistill.grading import Grader
 from agentdistill.models.base import BaseModel
-from agentdistill.runs import RunWriter, attempt_id
+from agentdistill.runs import RunWriter, attempt_id, read_failures, read_trajectories
 from agentdistill.stages.attempt import AttemptSettings, run_attempt
 from agentdistill.stages.pool import Job, PoolResult, run_jobs
 from agentdistill.stages.progress import Progress, Silent
-from agentdistill.types import Json, Task, Trajectory
+from agentdistill.stages.spending import Account, Budget, Meter, Price
+from agentdistill.stages.tally import LiveAccuracy
+from agentdistill.stages.thoughts import FirstThoughts
+from agentdistill.types import FirstThought, Json, Task, Trajectory
 
 MAX_WARM = 4  # jails waiting; a model takes longer for a step than a jail for its start
 
@@ -25,15 +30,23 @@ def generate(
     *,
     samples: int = 1,
     concurrency: int = 4,
+    price: Price | None = None,
+    budget: Budget | None = None,
     asked: dict[str, Json] | None = None,
     progress: Progress | None = None,
     stage: str = "generate",
 ) -> PoolResult:
     """`samples` attempts at every task by an agent of `model`, stored in the RUN `out`.
 
-    Raises RunMismatchError when `out` was made with other settings, SandboxError when no jail can be made,
-    and what `run_jobs` raises.
+    Raises UsageError when the samples would all be the same or a budget cannot be kept, RunMismatchError when
+    `out` was made with other settings, SandboxError when no jail can be made, and what `run_jobs` raises.
     """
+    if samples > 1 and settings.sampling.temperature == 0:
+        raise UsageError(
+            f"{samples} samples at temperature 0 would be {samples} times the same attempt",
+            "give a temperature, say --temperature 0.7",
+        )
+    Account(price, budget, model_id=model.model_id)  # a wrong budget is said before a folder is made
     sandbox = resolve(settings.sandbox)  # no jail, no run: said before the first task
     shape = {"model": model.fingerprint(), **settings.shape()}
     told = {"sandbox": sandbox, "samples": samples, "concurrency": concurrency, **(asked or {})}
@@ -41,12 +54,37 @@ def generate(
     with (
         RunWriter(out, stage=stage, shape=shape, asked=told) as run,
         Grader() as grader,
+        LiveAccuracy() as accuracy,
         SandboxPool(sandbox, limits=settings.limits, size=min(concurrency, MAX_WARM)) as sandboxes,
     ):
+        account = Account(
+            price, budget, run.usages, (row["usage"] for row in read_failures(out)), model.model_id
+        )
+        thoughts = FirstThoughts(settings, grader, _drawn_before(out, tasks) if samples > 1 else {})
 
-        def attempt(job: Job) -> Trajectory:
-            return run_attempt(job.task, job.sample, job.key, model, settings, grader, sandboxes.open)
+        def attempt(job: Job, meter: Meter) -> Trajectory:
+            return run_attempt(
+                job.task, job.sample, job.key, model, settings, thoughts, sandboxes.open, meter
+            )
 
         return run_jobs(
-            jobs, attempt, run, concurrency=concurrency, progress=progress or Silent(), stage=stage
+            jobs,
+            attempt,
+            run,
+            concurrency=concurrency,
+            progress=progress or Silent(),
+            stage=stage,
+            account=account,
+            in_flight_limit=lambda: model.in_flight_limit,
+            accuracy=accuracy,
         )
+
+
+def _drawn_before(out: Path, tasks: Sequence[Task]) -> dict[str, FirstThought]:
+    """The first thoughts of these tasks that stored attempts hold."""
+    questions = {task.id: task.question for task in tasks}
+    return {
+        stored.task.id: replace(stored.first_thought, prefill="")
+        for stored in read_trajectories(out)
+        if questions.get(stored.task.id) == stored.task.question
+    }

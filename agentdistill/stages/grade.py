@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,12 +12,16 @@ from agentdistill.evaluation.stats import Proportion, proportion
 from agentdistill.grading import Grader
 from agentdistill.runs import read_failures, read_trajectories, write_atomic, write_scores
 from agentdistill.stages.progress import Progress, Silent
-from agentdistill.types import Score, StopReason, Trajectory, to_json
+from agentdistill.stages.spending import total
+from agentdistill.types import Score, StopReason, Trajectory, Usage, to_json
 
 
 @dataclass(frozen=True, slots=True)
 class GradeSummary:
-    """What a graded RUN amounts to. Means are per attempt; seconds are wall seconds of an attempt."""
+    """What a graded RUN amounts to. Means are per attempt; seconds are wall seconds of an attempt.
+
+    `total` is what the RUN has cost in all, tries that failed included.
+    """
 
     run: str
     all: Proportion
@@ -28,6 +33,7 @@ class GradeSummary:
     tokens_out: float
     seconds: float
     failed: int
+    total: Usage
     scores: tuple[Score, ...] = field(repr=False, default=())
 
 
@@ -44,8 +50,9 @@ def grade(out: Path, *, progress: Progress | None = None) -> GradeSummary:
     progress.end()
     write_scores(out, scores)
     finished = {trajectory.id for trajectory in trajectories}
-    failed = len({row["id"] for row in read_failures(out)} - finished)
-    summary = summarise(str(out), trajectories, scores, failed)
+    failures = read_failures(out)
+    failed = len({row["id"] for row in failures} - finished)
+    summary = summarise(str(out), trajectories, scores, failed, [row["usage"] for row in failures])
     record = to_json(summary)
     del record["scores"]
     write_atomic(out / "summary.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
@@ -53,7 +60,11 @@ def grade(out: Path, *, progress: Progress | None = None) -> GradeSummary:
 
 
 def summarise(
-    name: str, trajectories: list[Trajectory], scores: list[Score], failed: int = 0
+    name: str,
+    trajectories: list[Trajectory],
+    scores: list[Score],
+    failed: int = 0,
+    failed_usages: Sequence[Usage] = (),
 ) -> GradeSummary:
     """Figures over attempts and their verdicts, given in one order."""
     n = len(trajectories)
@@ -79,5 +90,6 @@ def summarise(
         tokens_out=mean([trajectory.usage.tokens_out for trajectory in trajectories]),
         seconds=mean([trajectory.usage.seconds for trajectory in trajectories]),
         failed=failed,
+        total=total([*(trajectory.usage for trajectory in trajectories), *failed_usages]),
         scores=tuple(scores),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -29,3 +30,19 @@ class Silent:
     def end(self) -> None: ...
 
     def message(self, text: str) -> None: ...
+
+
+def fetching(name: str, progress: Progress) -> Callable[[int, int], None]:
+    """Tells `progress` of a download: the callback that `catalog.fetch` takes, with bytes done and in all."""
+    begun = False
+
+    def report(done: int, total: int) -> None:
+        nonlocal begun
+        if not begun:
+            progress.begin(f"fetch {name} (MB)", total // 1_000_000)
+            begun = True
+        progress.update(done // 1_000_000)
+        if done >= total:
+            progress.end()
+
+    return report

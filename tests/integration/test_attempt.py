@@ -7,14 +7,17 @@ import pytest
 
 from agentdistill.clients.memory import MemorySandbox
 from agentdistill.clients.sandbox import open_sandbox
-from agentdistill.errors import ModelError, SandboxError
+from agentdistill.errors import ContextOverflowError, ModelError, SandboxError
 from agentdistill.grading import Grader
 from agentdistill.models.scripted import ScriptedModel
 from agentdistill.prompts import load_prompts
 from agentdistill.stages.attempt import AttemptSettings, run_attempt
+from agentdistill.stages.thoughts import FirstThoughts
 from agentdistill.types import (
+    Completion,
     ErrorKind,
     Limits,
+    Message,
     Sandbox,
     SandboxTool,
     StopReason,
@@ -35,7 +38,8 @@ def attempt(script: list[str | Exception], **settings: object) -> Trajectory:
     with Grader() as grader:
         settings = AttemptSettings(**given)  # type: ignore[arg-type]
         open_session = partial(open_bubblewrap, settings)
-        return run_attempt(TASK, 0, "key", ScriptedModel(script), settings, grader, open_session)
+        thoughts = FirstThoughts(settings, grader)
+        return run_attempt(TASK, 0, "key", ScriptedModel(script), settings, thoughts, open_session)
 
 
 def open_bubblewrap(settings: AttemptSettings, tools: Sequence[SandboxTool]) -> Sandbox:
@@ -133,9 +137,66 @@ def test_an_executor_that_dies_at_step_1_fails_the_attempt() -> None:
     model = ScriptedModel([action("final_answer(42)")])
     settings = AttemptSettings(prompts=load_prompts("student"), max_steps=3)
     with pytest.raises(SandboxError, match="gone"), Grader() as grader:
-        run_attempt(TASK, 0, "key", model, settings, grader, lambda tools: Lost())
+        run_attempt(TASK, 0, "key", model, settings, FirstThoughts(settings, grader), lambda tools: Lost())
     assert len(model.calls) == 1  # it does not go on in a lost sandbox
     assert closed == [True]
+
+
+class Small(ScriptedModel):
+    """A model whose context holds as many words of observations as given."""
+
+    def __init__(self, script: Sequence[str], room: int) -> None:
+        super().__init__(script)
+        self.room = room
+
+    def _one(self, messages: Sequence[Message], prefix: str, stop: Sequence[str]) -> Completion:
+        if sum(message["content"].count("word") for message in messages[2:]) > self.room:
+            raise ContextOverflowError("too long")
+        return super()._one(messages, prefix, stop)
+
+
+def small_attempt(script: list[str], room: int, max_steps: int = 4) -> tuple[Trajectory, Small]:
+    settings = AttemptSettings(
+        prompts=load_prompts("student"), max_steps=max_steps, limits=Limits(seconds=5), first_thought="off"
+    )
+    model = Small(script, room)
+    with Grader() as grader:
+        thoughts = FirstThoughts(settings, grader)
+        return run_attempt(
+            TASK, 0, "key", model, settings, thoughts, partial(open_bubblewrap, settings)
+        ), model
+
+
+def test_the_oldest_observations_are_left_out_of_what_does_not_fit() -> None:
+    big, small = action("print('wo' + 'rd ' + ('wo' + 'rd ') * 9)"), action("print('short')")
+    found, model = small_attempt([big, big, small, action("final_answer(42)")], room=15)
+    assert found.answer == "42"
+    assert [step.dropped for step in found.steps] == [(), (), (0,), (0,)]
+    last = model.calls[-1]
+    assert "left out" in last[3]["content"] and "word" not in last[3]["content"]
+    assert last[5]["content"].count("word") == 10  # the newer one is seen
+    # The trajectory holds all of it.
+    assert found.messages[3]["content"].count("word") == 10
+    assert "left out" not in str(found.messages)
+
+
+def test_a_conversation_that_does_not_fit_at_all_is_an_attempt_without_an_answer() -> None:
+    found, _ = small_attempt([action("print(1)  # word word"), action("final_answer(42)")], room=1)
+    assert (found.answer, found.stop_reason) == (None, StopReason.CONTEXT)
+    assert len(found.steps) == 1
+    assert found.messages[-1]["role"] == "assistant"
+
+
+def test_a_question_that_does_not_fit_is_an_attempt_without_steps() -> None:
+    found, _ = small_attempt([action("final_answer(42)")], room=-1)
+    assert (found.answer, found.stop_reason, found.steps) == (None, StopReason.CONTEXT, ())
+    assert [message["role"] for message in found.messages] == ["system", "user"]
+
+
+def test_a_max_steps_call_that_does_not_fit_is_no_answer() -> None:
+    """CodeAgent turns its error into the final answer."""
+    found, _ = small_attempt([action("print(1)  # word word")], room=1, max_steps=1)
+    assert (found.answer, found.stop_reason) == (None, StopReason.CONTEXT)
 
 
 def test_first_thought_is_recorded_with_its_chain() -> None:

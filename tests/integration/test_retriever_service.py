@@ -34,6 +34,7 @@ from agentdistill.stages.attempt import AttemptSettings, run_attempt
 from agentdistill.stages.curate import curate
 from agentdistill.stages.generate import generate
 from agentdistill.stages.grade import grade
+from agentdistill.stages.thoughts import FirstThoughts
 from agentdistill.types import Limits, Task, TaskKind
 
 LINGER = 1.0
@@ -484,7 +485,8 @@ def test_an_agent_searches_from_its_jail(service: Service, monkeypatch: pytest.M
             prompts=load_prompts("teacher"), retriever=retriever, limits=Limits(seconds=5)
         )
         open_session = partial(lambda tools: open_sandbox("bubblewrap", tools=tools, limits=settings.limits))
-        found = run_attempt(TASK, 0, "key", ScriptedModel(SCRIPT), settings, grader, open_session)
+        thoughts = FirstThoughts(settings, grader)
+        found = run_attempt(TASK, 0, "key", ScriptedModel(SCRIPT), settings, thoughts, open_session)
     assert found.answer == "Nile"
     assert "def search(query: string)" in found.messages[0]["content"]
     assert "[1] Nile: The Nile is a river in Africa." in found.steps[0].observation
@@ -502,7 +504,7 @@ def test_a_lost_retriever_is_no_wrong_answer(index: Path, monkeypatch: pytest.Mo
     model = ScriptedModel(SCRIPT)
     with Grader() as grader, pytest.raises(RetrieverError, match="no retriever answers"):
         open_session = partial(lambda tools: open_sandbox("bubblewrap", tools=tools, limits=settings.limits))
-        run_attempt(TASK, 0, "key", model, settings, grader, open_session)
+        run_attempt(TASK, 0, "key", model, settings, FirstThoughts(settings, grader), open_session)
     assert len(model.calls) == 1, "the agent went on without its search"
 
 

@@ -21,6 +21,7 @@ from agentdistill.models.scripted import ScriptedModel
 from agentdistill.models.template import ChatTemplate
 from agentdistill.prompts import load_prompts
 from agentdistill.stages.attempt import AttemptSettings, run_attempt
+from agentdistill.stages.thoughts import FirstThoughts
 from agentdistill.training.rows import student_chat_template
 from agentdistill.types import Task
 
@@ -87,8 +88,9 @@ def test_three_steps_give_the_same_tokens_in_a_stock_agent(server: Server) -> No
     ours = ScriptedModel(REPLIES)
     with Grader() as grader:
         settings = AttemptSettings(prompts=prompts)
+        thoughts = FirstThoughts(settings, grader)
         run_attempt(
-            task, 0, "key", ours, settings, grader, lambda tools: open_sandbox("bubblewrap", tools=tools)
+            task, 0, "key", ours, settings, thoughts, lambda tools: open_sandbox("bubblewrap", tools=tools)
         )
 
     model = OpenAIModel("student", api_base=f"http://127.0.0.1:{server.server_address[1]}/v1", api_key="none")

@@ -9,6 +9,7 @@ from agentdistill.errors import SandboxError
 from agentdistill.runs import RunWriter, attempt_id, read_failures, read_trajectories
 from agentdistill.stages.pool import TRIES, Job, run_jobs
 from agentdistill.stages.progress import Silent
+from agentdistill.stages.spending import Meter
 from agentdistill.types import StopReason, Task, Trajectory
 
 SHAPE = {"model": "m"}
@@ -19,7 +20,7 @@ def jobs(n: int) -> list[Job]:
     return [Job(task, 0, attempt_id(task, 0, SHAPE)) for task in tasks]
 
 
-def done(job: Job) -> Trajectory:
+def done(job: Job, meter: Meter | None = None) -> Trajectory:
     return Trajectory(job.key, job.task, (), (), "1", StopReason.FINAL_ANSWER, "m")
 
 
@@ -38,7 +39,7 @@ def run(folder: Path, todo: list[Job], attempt: object, concurrency: int = 2) ->
 def test_finished_attempts_are_skipped(tmp_path: Path) -> None:
     made: list[str] = []
 
-    def attempt(job: Job) -> Trajectory:
+    def attempt(job: Job, meter: Meter) -> Trajectory:
         made.append(job.task.id)
         return done(job)
 
@@ -52,7 +53,7 @@ def test_finished_attempts_are_skipped(tmp_path: Path) -> None:
 def test_a_flaky_attempt_is_tried_again_and_a_broken_one_parked(tmp_path: Path) -> None:
     tries: Counter[str] = Counter()
 
-    def attempt(job: Job) -> Trajectory:
+    def attempt(job: Job, meter: Meter) -> Trajectory:
         tries[job.task.id] += 1
         if job.task.id == "t1" or (job.task.id == "t2" and tries["t2"] == 1):
             raise SandboxError("lost")
@@ -71,7 +72,7 @@ def test_a_flaky_attempt_is_tried_again_and_a_broken_one_parked(tmp_path: Path) 
 def test_a_run_in_which_nothing_works_stops(tmp_path: Path) -> None:
     tried: set[str] = set()
 
-    def attempt(job: Job) -> Trajectory:
+    def attempt(job: Job, meter: Meter) -> Trajectory:
         tried.add(job.task.id)
         raise SandboxError("no jail")
 
@@ -87,7 +88,7 @@ def test_ctrl_c_keeps_what_is_in_flight(tmp_path: Path) -> None:
 
     both = threading.Barrier(2)
 
-    def attempt(job: Job) -> Trajectory:
+    def attempt(job: Job, meter: Meter) -> Trajectory:
         if job.task.id in ("t0", "t1"):
             both.wait(10)  # both are in flight when the signal comes
             if job.task.id == "t0":
