@@ -9,6 +9,9 @@ import typer
 
 from agentdistill.cli import options as o
 
+PREVIEWED = 3
+"""Rows that --preview shows."""
+
 
 def train(
     data: Annotated[Path, typer.Argument(help="DATA folder made by `agentdistill curate`.")],
@@ -21,7 +24,7 @@ def train(
         str | None, typer.Option(help="quick (a small student on a CPU) or paper. [default: quick]")
     ] = None,
     preview: Annotated[
-        bool, typer.Option("--preview", help="Show a row with its trained tokens, and stop.")
+        bool, typer.Option("--preview", help="Show rows with their trained tokens, and stop.")
     ] = False,
     epochs: Annotated[float | None, typer.Option(help="Passes over the rows.", show_default=False)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak rate.", show_default=False)] = None,
@@ -31,6 +34,9 @@ def train(
     max_length: Annotated[
         int | None, typer.Option(help="Longer rows are left out and counted.", show_default=False)
     ] = None,
+    split_long: Annotated[
+        bool, typer.Option("--split-long", help="Split longer rows at a step instead of leaving them out.")
+    ] = False,
     lora_r: Annotated[int | None, typer.Option(help="LoRA rank.", show_default=False)] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(help="Order of rows, dropout.", show_default=False)] = None,
@@ -68,16 +74,17 @@ def train(
     sft = replace(PRESETS[settings.preset], **changes)
     if preview:
         from agentdistill.training.preview import preview as show
-        from agentdistill.training.preview import row_statistics
+        from agentdistill.training.preview import statistics_table
 
-        prepared = prepare(data, student_base(settings.student), sft.max_length)
-        if prepared.encoded.rows:
-            err.print(show(prepared.encoded.rows[0], prepared.tokenizer))
-        err.print(
-            f"{row_statistics(prepared.encoded.rows)}; left out as too long: {len(prepared.encoded.too_long)}"
-        )
+        prepared = prepare(data, student_base(settings.student), sft.max_length, split_long=split_long)
+        for row in prepared.encoded.rows[:PREVIEWED]:
+            err.print(f"row {row.id}: {row.trained} of {len(row.input_ids)} tokens are trained", markup=False)
+            err.print(show(row, prepared.tokenizer))
+        err.print(statistics_table(prepared.encoded.rows))
+        long = f"longer than {sft.max_length} tokens: {len(prepared.encoded.too_long)} rows left out"
+        err.print(f"{long}, {len(prepared.encoded.split)} split at a step")
         return
-    result = run(data, out, settings.student, sft, progress=Bars())
+    result = run(data, out, settings.student, sft, split_long=split_long, progress=Bars())
     loss = f"{result.history[0].loss:.3f} to {result.history[-1].loss:.3f}" if result.history else "-"
     if as_json:
         print_json(

@@ -43,13 +43,15 @@ def student_base(spec: str) -> Path:
     return path
 
 
-def prepare(data: Path, base: Path, max_length: int) -> Prepared:
-    """Encode the rows of a DATA folder. Rows over `max_length` tokens are left out and named in `encoded`."""
+def prepare(data: Path, base: Path, max_length: int, *, split_long: bool = False) -> Prepared:
+    """Encode the rows of a DATA folder. Rows over `max_length` tokens are left out, or with `split_long`
+    split at a step; `encoded` names both."""
     rows, prompts = read_data(data)
     if not rows:
         raise TrainingError(f"{data} has no rows", "curate a RUN that has correct trajectories")
     tokenizer = load_student_tokenizer(base)
-    encoded = encode_rows([(row["id"], row["messages"]) for row in rows], tokenizer, max_length)
+    conversations = [(row["id"], row["messages"]) for row in rows]
+    encoded = encode_rows(conversations, tokenizer, max_length, split_long=split_long)
     return Prepared(encoded, tokenizer, prompts, {row["id"]: row["run"] for row in rows})
 
 
@@ -59,6 +61,7 @@ def train(
     student: str,
     config: SftConfig,
     *,
+    split_long: bool = False,
     progress: Progress | None = None,
     stage: str = "train",
 ) -> TrainResult:
@@ -70,11 +73,10 @@ def train(
 
     progress = progress or Silent()
     base = student_base(student)
-    prepared = prepare(data, base, config.max_length)
-    if prepared.encoded.too_long:
-        progress.message(
-            f"{len(prepared.encoded.too_long)} rows are longer than {config.max_length} tokens and left out"
-        )
+    prepared = prepare(data, base, config.max_length, split_long=split_long)
+    for ids, fate in ((prepared.encoded.too_long, "left out"), (prepared.encoded.split, "split at a step")):
+        if ids:
+            progress.message(f"{len(ids)} rows are longer than {config.max_length} tokens and {fate}")
     begun = False
 
     def tick(now: Tick) -> None:

@@ -24,6 +24,9 @@ IGNORED = -100
 TOOL_ECHO = "\nCalling tools:\n"
 """smolagents adds this and the code once more to the assistant turns of its history."""
 
+CODE_BEGIN, CODE_END = "<code>", "</code>"
+"""smolagents' tags around the code of a step."""
+
 _STUDENT_PROLOGUE = """\
 {%- set student = namespace(turns=[], text='') -%}
 {%- for message in messages -%}
@@ -60,10 +63,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Rows that fit, and the ids of those that were left out for their length."""
+    """Rows that fit, the ids of those left out for their length, and of those split at a step instead."""
 
     rows: tuple[Row, ...]
     too_long: tuple[str, ...] = ()
+    split: tuple[str, ...] = ()
 
 
 def assistant_text(content: str) -> str:
@@ -83,18 +87,68 @@ def student_chat_template(tokenizer: Any) -> str:
 
 
 def encode_rows(
-    conversations: Iterable[tuple[str, Sequence[Message]]], tokenizer: Any, max_length: int
+    conversations: Iterable[tuple[str, Sequence[Message]]],
+    tokenizer: Any,
+    max_length: int,
+    *,
+    split_long: bool = False,
 ) -> Encoded:
-    """Encode (id, messages) pairs. Rows of more than `max_length` tokens are left out whole, and named:
-    a cut row would teach the student to stop short of its final answer."""
-    rows, too_long = [], []
+    """Encode (id, messages) pairs.
+
+    Rows of more than `max_length` tokens are left out whole, and named: a cut row would teach the student to
+    stop short of its final answer. With `split_long` they become several rows (`split_row`) where they can.
+    """
+    rows, too_long, split = [], [], []
     for row_id, messages in conversations:
         row = encode_row(row_id, messages, tokenizer)
-        if len(row.input_ids) > max_length:
-            too_long.append(row_id)
-        else:
+        if len(row.input_ids) <= max_length:
             rows.append(row)
-    return Encoded(tuple(rows), tuple(too_long))
+        elif split_long and (pieces := split_row(row_id, messages, tokenizer, max_length)):
+            rows += pieces
+            split.append(row_id)
+        else:
+            too_long.append(row_id)
+    return Encoded(tuple(rows), tuple(too_long), tuple(split))
+
+
+def split_row(row_id: str, messages: Sequence[Message], tokenizer: Any, max_length: int) -> list[Row]:
+    """A conversation as rows `id#1`, `id#2`, ... of at most `max_length` tokens, cut between two steps.
+
+    Each row opens with the task; the second and later go on from the observation before their first step,
+    which stands in the turn of the task, so that user and assistant alternate. Every assistant turn is trained
+    in exactly one row. What is lost: a later row does not see the steps before its own. Empty if some step does
+    not fit even by itself.
+    """
+    first = next(index for index, message in enumerate(messages) if message["role"] == "assistant")
+    opening, steps = list(messages[:first]), list(messages[first:])
+    ends = [index + 1 for index, message in enumerate(steps) if message["role"] == "assistant"]
+    rows: list[Row] = []
+    start = 0
+    while start < len(steps):
+        fitting = None
+        for end in (end for end in ends if end > start):
+            piece = _piece(opening, steps[start:end])
+            row = encode_row(f"{row_id}#{len(rows) + 1}", piece, tokenizer)
+            if len(row.input_ids) > max_length:
+                break
+            fitting = row, end
+        if fitting is None:
+            return []
+        rows.append(fitting[0])
+        start = fitting[1]
+    return rows
+
+
+def _piece(opening: list[Message], steps: list[Message]) -> list[Message]:
+    seen = list(opening)
+    while steps and steps[0]["role"] != "assistant":
+        observation, steps = steps[0], steps[1:]
+        if seen and seen[-1]["role"] == observation["role"]:
+            text = f"{seen[-1]['content']}\n\n{observation['content']}"
+            seen[-1] = {"role": observation["role"], "content": text}
+        else:
+            seen.append(observation)
+    return seen + steps
 
 
 def encode_row(row_id: str, messages: Sequence[Message], tokenizer: Any) -> Row:
@@ -150,6 +204,9 @@ def _checked(row_id: str, messages: Sequence[Message], tokenizer: Any) -> list[M
             if not content:
                 raise _error(row_id, f"turn {index} is an empty assistant turn")
         checked.append({"role": message["role"], "content": content})
+    last = checked[-1]["content"]
+    if last.rfind(CODE_BEGIN) > last.rfind(CODE_END):
+        raise _error(row_id, "its last turn is cut off: the code block has no end")
     return checked
 
 

@@ -220,4 +220,33 @@ def test_statistics():
     statistics = row_statistics(rows)
     assert (statistics.rows, statistics.tokens, statistics.trained) == (10, 55, 10)
     assert (statistics.p50, statistics.p90, statistics.longest) == (5, 9, 10)
+    assert (statistics.labels_p50, statistics.labels_p90) == (1, 1)
     assert row_statistics([]).longest == 0
+
+
+def test_a_cut_off_final_answer_is_an_error(tokenizer):
+    cut = {"role": "assistant", "content": "Thought: done.\n<code>\nfinal_answer(1"}
+    with pytest.raises(TrainingError, match="row-7: its last turn is cut off"):
+        encode_row("row-7", [*THREE_STEPS[:6], cut], tokenizer)
+
+
+def test_a_long_row_is_split_at_a_step_on_request(tokenizer):
+    whole = encode_row("a", THREE_STEPS, tokenizer)
+    length = len(encode_row("a", THREE_STEPS[:5], tokenizer).input_ids)
+    assert length < len(whole.input_ids)
+    encoded = encode_rows([("a", THREE_STEPS)], tokenizer, length, split_long=True)
+    assert (encoded.split, encoded.too_long) == (("a",), ())
+    assert [row.id for row in encoded.rows] == ["a#1", "a#2"]
+    assert max(len(row.input_ids) for row in encoded.rows) <= length
+    trained = [tokenizer.decode([x for x in row.labels if x != IGNORED]) for row in encoded.rows]
+    assert trained == ["".join(turn + "<|im_end|>" for turn in TURNS[:2]), TURNS[2] + "<|im_end|>"]
+    second = tokenizer.decode(encoded.rows[1].input_ids)
+    assert THREE_STEPS[1]["content"] + "\n\n" + THREE_STEPS[5]["content"] in second
+    assert TURNS[1] not in second
+
+
+def test_a_row_with_one_step_too_long_is_left_out_even_when_split(tokenizer):
+    length = len(encode_row("a", THREE_STEPS[:3], tokenizer).input_ids) - 1
+    encoded = encode_rows([("a", THREE_STEPS)], tokenizer, length, split_long=True)
+    assert encoded == encode_rows([("a", THREE_STEPS)], tokenizer, length)
+    assert encoded.too_long == ("a",)
