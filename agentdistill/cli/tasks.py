@@ -1,4 +1,4 @@
-"""`agentdistill tasks make` and `tasks show`."""
+"""`agentdistill tasks list`, `tasks make` and `tasks show`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,40 @@ import typer
 from agentdistill.cli import options as o
 
 app = typer.Typer(help="Make and look at tasks.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_names(as_json: o.AsJson = False) -> None:
+    """List the benchmarks that TASKS may name, and where each comes from.
+
+    The folder that the environment variable AGENTDISTILL_DATA names is looked at first, then the hub.
+
+    Example: agentdistill tasks list
+    """
+    from agentdistill.cli.console import err, print_json
+    from agentdistill.tasks.benchmarks import BENCHMARKS, ENVIRONMENT, data_folder, splits_in_folder
+
+    rows = []
+    for benchmark in BENCHMARKS.values():
+        hub = benchmark.hub
+        row = {"name": benchmark.name, "about": benchmark.about, "folder": splits_in_folder(benchmark)}
+        row |= {"hub": hub.repository, "splits": list(hub.splits), "subsets": [s for s in hub.subsets if s]}
+        rows.append(row)
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        typer.echo(f"{row['name']:<17}{row['about']}")
+        here = f"in the folder: {', '.join(row['folder'])}; " if row["folder"] else ""
+        typer.echo(f"{'':<17}{here}on the hub: {row['hub']} ({', '.join(row['splits'])})")
+        if row["subsets"]:
+            typer.echo(f"{'':<17}subsets: {row['name']}/{', '.join(row['subsets'])}")
+    folder = data_folder()
+    err.print(
+        f"The folder is {folder}." if folder else f"{ENVIRONMENT} names no folder; all come from the hub.",
+        markup=False,
+    )
+    err.print("TASKS is NAME[/SUBSET][:SPLIT][@FIELD=VALUE,...] or a file, with a filter too.", markup=False)
 
 
 @app.command()
@@ -42,20 +76,20 @@ def make(
 
 @app.command()
 def show(
-    file: Annotated[str, typer.Argument(help="Task file.")],
+    tasks: Annotated[str, typer.Argument(help="Task file, or a benchmark: math500, bbh/navigate.")],
     limit: o.Limit = 5,
     skip_bad_rows: o.SkipBadRows = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Show tasks as the loader reads them.
 
-    Example: agentdistill tasks show tasks.jsonl --limit 3
+    Example: agentdistill tasks show math500@level=1-2 --limit 3
     """
     from agentdistill.cli.console import err, print_json
     from agentdistill.tasks.load import load_tasks
     from agentdistill.types import to_json
 
-    loaded = load_tasks(file, limit=limit, skip_bad_rows=bool(skip_bad_rows))
+    loaded = load_tasks(tasks, limit=limit, skip_bad_rows=bool(skip_bad_rows))
     for line in loaded.skipped:
         err.print(f"skipped {line}", markup=False)
     if as_json:
