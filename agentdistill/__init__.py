@@ -2,7 +2,7 @@
 
 The verbs of the command line as functions; each is imported when it is first used:
 
-    from agentdistill import generate, grade, curate, train, evaluate
+    from agentdistill import generate, grade, curate, train, evaluate, export
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from agentdistill.stages.attempt import AttemptSettings
     from agentdistill.stages.curate import curate
     from agentdistill.stages.evaluate import evaluate
+    from agentdistill.stages.export import export
     from agentdistill.stages.generate import generate
     from agentdistill.stages.grade import grade
     from agentdistill.stages.train import train
@@ -28,6 +29,7 @@ __all__ = [
     "AttemptSettings",
     "curate",
     "evaluate",
+    "export",
     "generate",
     "grade",
     "load_prompts",
@@ -41,6 +43,7 @@ _HOMES = {
     "AttemptSettings": "stages.attempt",
     "curate": "stages.curate",
     "evaluate": "stages.evaluate",
+    "export": "stages.export",
     "generate": "stages.generate",
     "grade": "stages.grade",
     "load_prompts": "prompts",

@@ -15,6 +15,7 @@ from agentdistill.cli import (
     curate,
     doctor,
     evaluate,
+    export,
     generate,
     grade,
     index,
@@ -42,6 +43,7 @@ for command in (
     grade.grade,
     curate.curate,
     train.train,
+    export.export,
     doctor.doctor,
 ):
     app.command()(command)

@@ -6,8 +6,8 @@
 Guaranteed: a row is an attempt whose answer is correct, that gave it itself and had no parsing error; the
 teacher's long prompt is replaced by the student's; every attempt is either a row or counted under one reason;
 the same RUNs give the same rows. Execution errors are kept: the student learns to repair. An attempt in which
-some step did not see all observations is no row: its conversation is not the one the teacher answered, and
-the student would learn to know what it cannot see.
+some step did not see all observations (Step.dropped) is no row: the RUN stores its conversation in full, and
+the student would learn to do again what stands above.
 
 Not guaranteed: that a correct answer was found in a correct way.
 """
