@@ -6,7 +6,9 @@ Guaranteed: stock code tags, no private method overridden, no output on the cons
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
+from jinja2 import StrictUndefined, Template
 from smolagents import CodeAgent, FinalAnswerTool, LogLevel, Tool
 from smolagents.agents import populate_template
 
@@ -29,7 +31,7 @@ def build_agent(
     return CodeAgent(
         tools=list(tools),
         model=model,
-        prompt_templates=prompts.templates,
+        prompt_templates={**prompts.templates, "system_prompt": _verbatim(system_prompt(prompts, tools))},
         executor=executor,
         max_steps=max_steps,
         step_callbacks=recorder.callbacks,
@@ -41,7 +43,18 @@ def system_prompt(prompts: Prompts, tools: Sequence[Tool] = ()) -> str:
     """The system prompt an agent with these tools is given."""
     offered = {tool.name: tool for tool in tools} | {"final_answer": FinalAnswerTool()}
     variables = {"tools": offered, "managed_agents": {}, "custom_instructions": None}
-    return str(populate_template(prompts.templates["system_prompt"], variables=variables))
+    return _compiled(prompts.templates["system_prompt"]).render(**variables)
+
+
+@lru_cache(maxsize=32)
+def _compiled(template: str) -> Template:
+    """CodeAgent compiles its system prompt twice for every attempt: 10 ms each."""
+    return Template(template, undefined=StrictUndefined)
+
+
+def _verbatim(text: str) -> str:
+    """A template of this text."""
+    return "{% raw %}" + text.replace("{%", "{% endraw %}{{ '{%' }}{% raw %}") + "{% endraw %}"
 
 
 def chain_of_thought_prompt(prompts: Prompts, tools: Sequence[Tool] = ()) -> str:
