@@ -25,7 +25,8 @@ def export(
     push: Annotated[
         str | None,
         typer.Option(
-            help="With hf: also send it to this repository of the hub, private.", show_default=False
+            help="With hf: also send it to this repository of the hub; a new one is private.",
+            show_default=False,
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is at -o.")] = False,
@@ -53,4 +54,4 @@ def export(
         return
     err.print(f"{summary.rows} rows ({summary.correct} correct) in {summary.out}", markup=False)
     if summary.pushed:
-        err.print(f"sent to {summary.pushed}, private", markup=False)
+        err.print(f"sent to {summary.pushed}", markup=False)

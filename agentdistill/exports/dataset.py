@@ -2,7 +2,7 @@
 
 Guaranteed: the types of the columns do not depend on the rows (a column of nulls keeps its type); a folder is
 there whole or not at all, and `replace` takes the place of a data set only, never of another folder; nothing
-goes to the hub without a token, and what goes there is private.
+goes to the hub without a token, and a repository that is new there is private.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ def save(dataset: Any, out: Path) -> None:
         shutil.rmtree(incoming, ignore_errors=True)
         if out.exists():
             shutil.rmtree(leaving, ignore_errors=True)
+        elif leaving.exists():
+            leaving.rename(out)
 
 
 @contextmanager
@@ -98,7 +100,10 @@ def check_push(repository: str) -> None:
 
 
 def push(dataset: Any, repository: str, saved: Path) -> None:
-    """Send a data set to the hub, private. `saved` is where it already is. Raises InfrastructureError."""
+    """Send a data set to the hub, where a new one is private. `saved` is where it already is.
+
+    Raises InfrastructureError.
+    """
     try:
         dataset.push_to_hub(repository, private=True)
     except Exception as error:  # the hub's client raises what its HTTP library of the day raises

@@ -13,6 +13,8 @@ from typing import Any
 
 from agentdistill.types import Json, Message, Score, Trajectory
 
+ROLES = ("system", "user", "assistant")
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -29,7 +31,8 @@ class Sample:
 
 
 def from_attempt(attempt: Trajectory, score: Score | None, run: str, version: str) -> Sample:
-    """A finished attempt of a RUN and its verdict, if it has one."""
+    """A finished attempt of a RUN and its verdict, if it has one. Raises ValueError for a conversation that
+    is none."""
     task, usage = attempt.task, attempt.usage
     columns = {
         "id": attempt.id,
@@ -59,7 +62,8 @@ def from_attempt(attempt: Trajectory, score: Score | None, run: str, version: st
 
 
 def from_row(row: Mapping[str, Any], version: str) -> Sample:
-    """A curated row: correct, or it would not be one. Raises KeyError or TypeError on another shape."""
+    """A curated row: correct, or it would not be one. Raises KeyError, TypeError or ValueError on
+    another shape."""
     columns = {"id": row["id"], "task": row["task"], "run": row["run"], "correct": True}
     return Sample(_messages(row["messages"]), storable(columns), None, version)
 
@@ -76,6 +80,10 @@ def storable(value: Json) -> Json:
 
 
 def _messages(messages: Any) -> tuple[Message, ...]:
-    return tuple(
-        Message(role=storable(message["role"]), content=storable(message["content"])) for message in messages
-    )
+    found = []
+    for message in messages:
+        role, content = message["role"], message["content"]
+        if role not in ROLES or not isinstance(content, str):
+            raise ValueError(f"a message of role {role!r}, or whose content is no text")
+        found.append(Message(role=role, content=storable(content)))
+    return tuple(found)

@@ -65,9 +65,10 @@ def export(
 ) -> ExportSummary:
     """Write the attempts of a RUN, or the rows of DATA, as `format` to `out`.
 
-    `push` names a repository of the hub that an `hf` data set also goes to, private. Raises UsageError when
-    `out` exists and `force` is not given, RunDirectoryError when the source cannot be read, has nothing to
-    export or (with `correct_only`) no verdicts, InfrastructureError when the hub fails.
+    `push` names a repository of the hub that an `hf` data set also goes to (a new one is private).
+
+    Raises UsageError when `out` exists and `force` is not given, RunDirectoryError when the source cannot be
+    read, has nothing to export or (with `correct_only`) no verdicts, InfrastructureError when the hub fails.
     """
     if format not in tuple(ExportFormat):
         raise UsageError(f"format {format!r} is not known: give one of {', '.join(ExportFormat)}")
@@ -109,7 +110,10 @@ def _samples(source: Path, needs_scores: bool) -> Iterator[Sample]:
     graded = needs_scores or (source / "scores.jsonl").exists()
     scores = read_scores(source) if graded else {}
     for attempt in read_trajectories(source):
-        yield from_attempt(attempt, scores.get(attempt.id), source.name, version)
+        try:
+            yield from_attempt(attempt, scores.get(attempt.id), source.name, version)
+        except ValueError as error:
+            raise RunDirectoryError(f"{source}: attempt {attempt.id!r} has {error}") from error
 
 
 def _curated(source: Path) -> Iterator[Sample]:
@@ -119,7 +123,7 @@ def _curated(source: Path) -> Iterator[Sample]:
         try:
             version = next(_version(run) for run in record["runs"] if run["run"] == row["run"])
             yield from_row(row, version)
-        except (KeyError, TypeError, AttributeError, StopIteration) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
             raise RunDirectoryError(
                 f"{source / 'rows.jsonl'} row {number} is no row of it: {error!r}", "curate again"
             ) from error

@@ -301,6 +301,21 @@ def test_the_command_says_what_it_wrote(odd: Path, tmp_path: Path) -> None:
     assert "1 of 3 attempts have no verdict, theirs is null" in ran.stderr
 
 
+def test_a_row_edited_by_hand_is_one_clear_line(odd: Path, tmp_path: Path) -> None:
+    file = odd / "trajectories.jsonl"
+    file.write_text(file.read_text("utf-8").replace('"role":"assistant"', '"role":"tool"', 1), "utf-8")
+    with pytest.raises(RunDirectoryError, match=r"a#0@1.*role 'tool'"):
+        export(odd, tmp_path / "out", "sharegpt")
+    file.write_text(file.read_text("utf-8").replace('"role":"tool"', '"role":"user"', 1), "utf-8")
+    export(odd, tmp_path / "out", "atif")  # a turn less than steps: the conversation without actions
+    document = atif.Trajectory.model_validate(lines(tmp_path / "out")[0])
+    assert [step.tool_calls for step in document.steps] == [None] * 5
+    file.write_text(file.read_text("utf-8").replace('"seed":0', '"seed":"x"', 1), "utf-8")
+    with pytest.raises(RunDirectoryError, match="not of its column's type"):
+        export(odd, tmp_path / "data", "hf")
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize("folder", ["nothing", "."])
 def test_any_other_folder_is_refused(tmp_path: Path, folder: str) -> None:
     with pytest.raises(RunDirectoryError, match="neither a RUN nor DATA"):
