@@ -44,7 +44,7 @@ CHATML = (
 
 STYLES = {
     "vllm": "continues the last message when told to (continue_final_message), sends the continuation only",
-    "llama-server": "continues a trailing assistant turn and sends all of it; has /props",
+    "llama-server": "continues a trailing assistant turn and sends all of it",
     "trailing": "refuses unknown fields (422), continues a trailing assistant turn",
     "prefix": "wants prefix: true on a trailing assistant turn, refuses unknown fields",
     "no-trailing": "refuses a trailing assistant turn and `continue_final_message`; does as told in words",
@@ -121,7 +121,8 @@ class Endpoint:
 
     `latency` is in seconds and the same for every answer; `faults` maps a name of FAULTS to its rate, drawn
     by `seed` in the order of requests; `capacity` is how many calls it takes at once, the rest get a 429;
-    `context` limits the conversation, in words. `answer`, where given, replies in place of all this.
+    `context` limits the conversation, in words; with `props` it tells its template. `answer`, where given,
+    replies in place of all this.
     """
 
     script: Callable[[Messages], str] = lambda _: COUNTED
@@ -136,11 +137,13 @@ class Endpoint:
     honours_n: bool = True
     counts: bool = True
     completions: bool = True
+    props: bool = False
     answer: Callable[[dict[str, Any]], Reply | None] = lambda _: None
 
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
     given: Counter[str] = field(default_factory=Counter)
     in_flight: int = 0
     most_in_flight: int = 0
@@ -275,12 +278,15 @@ class Server:
         self.endpoint = endpoint
 
     async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(_Gone, ConnectionError, asyncio.IncompleteReadError):
+        # Cancelled when the server ends: asyncio would log a connection's task that ends so.
+        with contextlib.suppress(_Gone, ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                 method, path, _ = head.split(" ", 2)
                 length = re.search(r"(?i)\r\ncontent-length: *(\d+)", head)
                 body = await reader.readexactly(int(length[1])) if length else b""
+                if key := re.search(r"(?i)\r\nauthorization: *(.*)\r\n", head):
+                    self.endpoint.keys.append(key[1])
                 await self.answer(method, path, body, writer)
                 await writer.drain()
         writer.close()
@@ -309,7 +315,7 @@ class Server:
             return 200, self.endpoint.stats()
         if path.endswith("/models"):
             return 200, {"object": "list", "data": [{"id": "m", "object": "model"}]}
-        if path == "/props" and self.endpoint.style == "llama-server":
+        if path == "/props" and self.endpoint.props:
             return 200, {"chat_template": CHATML, "bos_token": "", "eos_token": "<|im_end|>"}
         return 404, {"error": {"message": "Not Found"}}
 

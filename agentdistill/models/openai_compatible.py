@@ -1,40 +1,48 @@
-"""Any OpenAI-compatible endpoint, through the `openai` client.
+"""Any OpenAI-compatible endpoint: vLLM, SGLang, llama-server, hosted APIs.
 
-Guaranteed: one request draws all n samples (a server that ignores `n` is asked for the rest); a prefix is
-delivered by the highest rung of METHOD 1.1's ladder that a probe found to work, and every Completion says
-which. Not guaranteed: that a server honours `seed`. Rung c (/v1/completions over a local template) needs the
-model's template and is not tried here.
+Guaranteed: one request draws all n samples (a server that ignores or refuses `n` is asked for them side by
+side); a prefix is delivered by the highest rung of METHOD 1.1's ladder that a probe found to work, and every
+Completion says which; retries, time limits and calls in flight follow models/endpoint.py. Tokens are those
+the server counts, else counted with the tokenizer given as `template`, else None. Not guaranteed: that a
+server honours `seed`.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
-from agentdistill.errors import ModelError
+from agentdistill.errors import ContextOverflowError, ModelError
 from agentdistill.models.base import BaseModel
-from agentdistill.models.template import sendable
+from agentdistill.models.endpoint import Endpoint, RefusedError
+from agentdistill.models.prefill import (
+    EMULATED,
+    NO_PREFIX,
+    PROBE,
+    PROBE_PREFIX,
+    PROBE_TOKENS,
+    Prefill,
+    PrefillLadder,
+    chat_request,
+    probed,
+)
+from agentdistill.models.template import ChatTemplate, load_tokenizer, sendable
 from agentdistill.types import Completion, FinishReason, Json, Message, Sampling
 
-# No model opens a reply with this by itself, so an echoed prefix and a continued one can be told apart.
-_PROBE = (Message(role="user", content="Repeat exactly: one two three four five six"),)
-_PROBE_PREFIX = "Zebra: one two three"
-_PROBE_NEXT = "four"
-
-_ERROR_CHARS = 300  # a proxy's error page must not fill the log
-
-_IGNORED = "ignored"
-"""`Completion.prefill` when an emulated prefix was not taken up: the text stands alone."""
+_BAD_FORM = (400, 404, 405, 422, 501)
+"""How servers say that they do not know a field, a form of conversation or a route."""
 
 
 class OpenAICompatibleModel(BaseModel):
     """Model NAME behind BASE_URL. The key is read from $OPENAI_API_KEY ("none" when unset).
 
     One request may take `seconds`, from connecting to the reply's last byte, and is sent again up to
-    `retries` times. At most `ceiling` requests are in flight. `template` names the chat template for rung c: a
-    tokenizer folder or hub id.
+    `retries` times. At most `ceiling` requests are in flight. `template` is a tokenizer folder or hub id: its
+    chat template serves the rung "completions", and it counts tokens where the server counts none. Raises
+    UnknownModelError if it cannot be loaded.
     """
 
     def __init__(
@@ -44,25 +52,27 @@ class OpenAICompatibleModel(BaseModel):
         *,
         sampling: Sampling | None = None,
         seconds: float = 300.0,
-        retries: int = 5,
+        retries: int = 8,
         ceiling: int = 256,
         template: str | None = None,
     ) -> None:
         super().__init__(name, sampling)
-        from openai import OpenAI
-
         self.base_url = base_url
-        self._client = OpenAI(
-            base_url=base_url,
-            api_key=os.environ.get("OPENAI_API_KEY") or "none",
-            timeout=seconds,
-            max_retries=retries,
-        )
-        self._probing = threading.Lock()
-        self._rung = ""
+        self._template_name = template
+        self._tokenizer = load_tokenizer(template) if template else None
+        self._template = ChatTemplate.of(self._tokenizer) if self._tokenizer else None
+        key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
+        self._endpoint = Endpoint(name, base_url, key, seconds=seconds, retries=retries, ceiling=ceiling)
+        self._ladder = PrefillLadder(("continue", "trailing", "prefix", "completions"), self._probe)
+        self._one_a_request = False
+
+    @property
+    def in_flight_limit(self) -> int | None:
+        return self._endpoint.limiter.limit
 
     def fingerprint(self) -> dict[str, Json]:
-        return {"engine": "openai", "model": self.model_id, "base_url": self.base_url}
+        found: dict[str, Json] = {"engine": "openai", "model": self.model_id, "base_url": self.base_url}
+        return found | {"template": self._template_name} if self._template_name else found
 
     def sample(
         self,
@@ -75,110 +85,164 @@ class OpenAICompatibleModel(BaseModel):
     ) -> list[Completion]:
         sampling = sampling or self.sampling
         prefix = sendable(prefix)
-        rung = self._working_rung() if prefix else ""
-        drawn: list[Completion] = []
-        while len(drawn) < n:
-            replies = self._ask(messages, n - len(drawn), prefix, rung, stop, sampling, len(drawn))
-            drawn.extend(replies)
-        return drawn[:n]
+        asked = _Asked(messages, prefix, stop, sampling)
+        if not prefix:
+            return self._draw(asked, n, NO_PREFIX)
+        prefill = self._ladder.find()
+        refused: dict[str, RefusedError] = {}
+        while True:
+            try:
+                drawn = self._draw(asked, n, prefill)
+            except RefusedError as error:
+                refused[prefill.rung] = error
+                if error.status not in _BAD_FORM or prefill == EMULATED:
+                    raise next(iter(refused.values())) from None  # it is not about the rung
+                prefill = self._ladder.find(below=prefill.rung)
+            else:
+                for rung in refused:
+                    self._ladder.drop(rung)
+                return drawn
 
     def close(self) -> None:
-        self._client.close()
+        self._endpoint.close()
 
-    def _working_rung(self) -> str:
-        with self._probing:
-            if not self._rung:
-                self._rung = next(
-                    (rung for rung in ("continue", "trailing") if self._probe(rung)), "emulated"
-                )
-            return self._rung
+    def _draw(self, asked: _Asked, n: int, prefill: Prefill) -> list[Completion]:
+        drawn: list[Completion] = []
+        if n == 1 or not self._one_a_request:
+            try:
+                drawn = self._ask(asked, n, 0, prefill)
+            except RefusedError as error:
+                if n == 1 or error.status not in _BAD_FORM:
+                    raise
+                drawn = self._ask(asked, 1, 0, prefill)
+            self._one_a_request = self._one_a_request or len(drawn) < n
+        missing = range(len(drawn), n)
+        if missing:
+            with ThreadPoolExecutor(min(len(missing), self._endpoint.limiter.ceiling)) as pool:
+                drawn += [one for (one,) in pool.map(lambda i: self._ask(asked, 1, i, prefill), missing)]
+        return drawn[:n]
 
-    def _probe(self, rung: str) -> bool:
-        from openai import APIStatusError
+    def _ask(self, asked: _Asked, n: int, first: int, prefill: Prefill) -> list[Completion]:
+        """One request for n samples, of which the first has the number `first` in its call."""
+        sampling = asked.sampling
+        body: dict[str, Json] = {
+            "model": self.model_id,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "seed": sampling.seed + first,
+        }
+        if n > 1:
+            body["n"] = n
+        if asked.stop:
+            body["stop"] = list(asked.stop)
+        if prefill.rung == "completions":
+            path = "/completions"
+            body["prompt"] = self._prompt(asked)
+        else:
+            path = "/chat/completions"
+            body |= chat_request(prefill.rung, asked.turns, asked.prefix)
 
+        def read(reply: Any) -> list[Completion]:
+            completions = self._completions(reply, asked, prefill)
+            return completions[:n]
+
+        return self._endpoint.post(path, body, read)
+
+    def _probe(self, rung: str) -> Prefill | None:
+        if rung == "completions" and not self._find_template():
+            return None
+        asked = _Asked(PROBE, PROBE_PREFIX, (), Sampling(max_tokens=PROBE_TOKENS))
         try:
-            reply = self._ask(_PROBE, 1, _PROBE_PREFIX, rung, (), Sampling(max_tokens=6), 0)[0]
-        except ModelError as error:
-            # A server that refuses the form sends us down the ladder; one that is dead, busy or wants
+            (reply,) = self._ask(asked, 1, 0, Prefill(rung))
+        except RefusedError as error:
+            # A server that does not know the form sends us down the ladder; one that is dead, busy or wants
             # another key says nothing about the form.
-            if isinstance(error.__cause__, APIStatusError) and error.__cause__.status_code in (400, 422):
-                return False
+            if error.status in _BAD_FORM:
+                return None
             raise
-        return reply.text.strip().lower().startswith(_PROBE_NEXT)
-
-    def _ask(
-        self,
-        messages: Sequence[Message],
-        n: int,
-        prefix: str,
-        rung: str,
-        stop: Sequence[str],
-        sampling: Sampling,
-        drawn: int,
-    ) -> list[Completion]:
-        from openai import OpenAIError
-
-        turns: list[dict[str, Any]] = [
-            {"role": message["role"], "content": sendable(message["content"])} for message in messages
-        ]
-        extra: dict[str, Any] = {}
-        if rung in ("continue", "trailing"):
-            turns.append({"role": "assistant", "content": prefix})
-        if rung == "continue":
-            extra = {"continue_final_message": True, "add_generation_prompt": False}
-        if rung == "emulated":
-            turns[-1]["content"] += (
-                f"\n\nBegin your reply with exactly this text and go on from it:\n{prefix}"
-            )
-        try:
-            reply = self._client.chat.completions.create(
-                model=self.model_id,
-                messages=turns,  # type: ignore[arg-type]
-                n=n,
-                stop=list(stop) or None,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                max_tokens=sampling.max_tokens,
-                seed=sampling.seed + drawn,
-                extra_body=extra or None,
-            )
-        except (OpenAIError, ValueError) as error:  # ValueError: what came under JSON's name is none
-            line = " ".join(str(error).split())[:_ERROR_CHARS]
-            raise ModelError(f"{self.model_id} at {self.base_url} did not answer: {line}") from error
-        try:
-            return _completions(reply, prefix, rung)
-        except (AttributeError, TypeError, ValueError) as error:
+        except ContextOverflowError as error:  # is not about the caller's conversation, who would shorten it
             raise ModelError(
-                f"{self.model_id} at {self.base_url} did not answer with a chat completion: {error}",
-                "is this the address of an OpenAI-compatible API, with its /v1?",
+                f"a probe of {len(PROBE_PREFIX)} letters was refused: {error.message}"
             ) from error
+        return probed(rung, reply.text)
 
+    def _find_template(self) -> bool:
+        """Whether the model's chat template is known, from the caller or from llama-server's /props."""
+        if self._template is None:
+            try:
+                properties = self._endpoint.get(self.base_url.rstrip("/").removesuffix("/v1") + "/props")
+                source = properties["chat_template"]
+                self._template = ChatTemplate(source, properties.get("bos_token", ""))
+            except (ModelError, LookupError, TypeError, AttributeError):
+                return False  # most servers have no /props: the rung is not there
+        return True
 
-def _completions(reply: Any, prefix: str, rung: str) -> list[Completion]:
-    """A reply as Completions. Raises AttributeError, TypeError or ValueError on one of another shape."""
-    if not reply.choices:
-        raise ValueError("the reply has no choices")
-    usage = reply.usage
-    share, rest = divmod(usage.completion_tokens if usage else 0, len(reply.choices))
-    completions = []
-    for i, choice in enumerate(reply.choices):
-        text, delivered = _continuation(choice.message.content or "", prefix, rung)
-        completions.append(
-            Completion(
-                text=text,
-                finish_reason=FinishReason.LENGTH if choice.finish_reason == "length" else FinishReason.STOP,
-                # The prompt is computed once for all n: it is counted with the first.
-                tokens_in=usage.prompt_tokens if usage and i == 0 else 0,
-                tokens_out=share + (rest if i == 0 else 0),
-                prefill=delivered,
+    def _prompt(self, asked: _Asked) -> str:
+        if self._template is None:  # the rung is only taken where there is one
+            raise ModelError(f"{self.model_id}: no chat template")
+        # The server puts the token that begins a text in front by itself.
+        return self._template.render(asked.messages, asked.prefix).removeprefix(self._template.bos_token)
+
+    def _completions(self, reply: Any, asked: _Asked, prefill: Prefill) -> list[Completion]:
+        """A reply as Completions. Raises AttributeError, LookupError, TypeError or ValueError on another."""
+        choices = reply["choices"]
+        if not choices:
+            raise ValueError("the reply has no choices")
+        texts = [
+            choice["text"] if prefill.rung == "completions" else choice["message"]["content"] or ""
+            for choice in choices
+        ]
+        usage = reply.get("usage") or {}
+        tokens_in, tokens_out = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+        if tokens_in is None and self._tokenizer is not None and self._template is not None:
+            tokens_in = self._length(self._template.render(asked.messages, asked.prefix))
+        if tokens_out is None and self._tokenizer is not None:
+            tokens_out = sum(self._length(text) for text in texts)
+        completions = []
+        for i, (choice, text) in enumerate(zip(choices, texts, strict=True)):
+            # Half an emoji, escaped, could not be stored or sent back.
+            text, delivered = prefill.continuation(sendable(text), asked.prefix)
+            completions.append(
+                Completion(
+                    text=text,
+                    finish_reason=(
+                        FinishReason.LENGTH if choice.get("finish_reason") == "length" else FinishReason.STOP
+                    ),
+                    # The prompt is computed once for all n: it is counted with the first.
+                    tokens_in=tokens_in if i == 0 or tokens_in is None else 0,
+                    tokens_out=None if tokens_out is None else _share(tokens_out, len(choices), i),
+                    prefill=delivered,
+                )
             )
-        )
-    return completions
+        return completions
+
+    def _length(self, text: str) -> int:
+        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])  # type: ignore[misc]
 
 
-def _continuation(text: str, prefix: str, rung: str) -> tuple[str, str]:
-    """The text after the prefix (some servers echo it, some do not) and how the prefix was delivered."""
-    text = sendable(text)  # half an emoji, escaped, could not be stored or sent back
-    if prefix and text.lstrip().startswith(prefix.strip()):
-        return text.lstrip()[len(prefix.strip()) :], rung
-    return text, _IGNORED if rung == "emulated" else rung
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a call asks for, whatever the requests it becomes."""
+
+    messages: Sequence[Message]
+    prefix: str
+    stop: Sequence[str]
+    sampling: Sampling
+
+    @property
+    def turns(self) -> list[dict[str, Any]]:
+        return [{"role": turn["role"], "content": sendable(turn["content"])} for turn in self.messages]
+
+
+def _count(usage: Any, name: str) -> int | None:
+    tokens = usage.get(name)
+    if tokens is not None and (not isinstance(tokens, int) or tokens < 0):
+        raise ValueError(f"{name} is {str(tokens)[:40]!r}")
+    return tokens
+
+
+def _share(tokens: int, samples: int, i: int) -> int:
+    """Servers count all samples of a reply together: equal shares, the rest with the first."""
+    share, rest = divmod(tokens, samples)
+    return share + (rest if i == 0 else 0)

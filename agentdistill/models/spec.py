@@ -3,7 +3,8 @@
     qwen2.5-coder-1.5b          a catalog model, in process (llama.cpp)
     llamacpp:FILE.gguf          any GGUF file, in process
     hf:ID_OR_DIR                transformers, in process
-    openai:NAME@BASE_URL        an OpenAI-compatible endpoint
+    openai:NAME@BASE_URL        an OpenAI-compatible endpoint; with #template=ID_OR_DIR behind the URL its
+                                tokenizer's chat template is known (docs/endpoints.md)
     CHECKPOINT                  a folder that `train` made; its GGUF export, if it has one, on llama.cpp
 
 Which engine and which file served a run stands in its run.json.
@@ -32,7 +33,8 @@ def open_model(
     threads: int | None = None,
     progress: catalog.Progress | None = None,
 ) -> BaseModel:
-    """The model a SPEC names, ready to sample. `threads` (all cores if None) is for engines in process.
+    """The model a SPEC names, ready to sample. `slots` is how many calls it serves side by side at most;
+    `threads` (all cores if None) and `context` are for engines in process.
 
     Raises UnknownModelError, ModelError or DownloadError."""
     from agentdistill.models.llamacpp import LlamaCppModel
@@ -53,10 +55,16 @@ def open_model(
             raise UnknownModelError(f"model {spec!r}: there is no file {path}")
         return llamacpp(path, path.name)
     if kind == "openai" and "@" in rest:
-        name, _, url = rest.rpartition("@")
+        address, _, setting = rest.partition("#")
+        name, _, url = address.rpartition("@")
+        key, _, template = setting.partition("=")
+        if setting and (key != "template" or not template):
+            raise UnknownModelError(
+                f"model {spec!r}: {setting!r} is no setting", "openai:NAME@URL#template=ID_OR_DIR"
+            )
         if not url.startswith(("http://", "https://")):
             raise UnknownModelError(f"model {spec!r}: {url!r} is no URL", "openai:NAME@http://HOST:PORT/v1")
-        return OpenAICompatibleModel(name, url, sampling=sampling)
+        return OpenAICompatibleModel(name, url, sampling=sampling, ceiling=slots, template=template or None)
     if kind == "hf" and rest:
         return TransformersModel(rest, sampling=sampling)
     folder = Path(spec)

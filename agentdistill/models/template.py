@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from agentdistill.errors import ModelError
+from agentdistill.errors import ModelError, UnknownModelError
 from agentdistill.types import Message
 
 
@@ -35,7 +35,17 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except TemplateError as error:
             raise ModelError(f"the model's chat template cannot be read: {error}") from error
+        self.bos_token = bos_token
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> ChatTemplate:
+        """The template of a transformers tokenizer. Raises ModelError if it has none."""
+        if not tokenizer.chat_template:
+            raise ModelError(
+                f"the tokenizer of {tokenizer.name_or_path} has no chat template", "use an instruct model"
+            )
+        return cls(tokenizer.chat_template, tokenizer.bos_token or "", tokenizer.eos_token or "")
 
     def render(self, messages: Sequence[Message], prefix: str = "") -> str:
         """The prompt for the next assistant turn, which begins with `prefix`."""
@@ -46,6 +56,18 @@ class ChatTemplate:
         except Exception as error:  # a template is a program: it can fail in any way
             raise ModelError(f"the model's chat template refuses this conversation: {error}") from error
         return sendable(text + prefix)
+
+
+def load_tokenizer(name: str) -> Any:
+    """The transformers tokenizer of a folder or hub id. Raises UnknownModelError."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UnknownModelError(
+            f"transformers cannot load the tokenizer of {name}: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def sendable(text: str) -> str:
