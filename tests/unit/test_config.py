@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from agentdistill.config import ENVIRONMENT, EvalConfig, GenerateConfig, TrainConfig, load
+from agentdistill.config import ENVIRONMENT, EvalConfig, GenerateConfig, TrainConfig, load, load_price
 from agentdistill.errors import ConfigError
 
 
@@ -143,3 +143,34 @@ def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml cannot be read"):
         load(GenerateConfig, "generate", tmp_path / "nowhere.toml", {"model": "m"})
+
+
+# Prices
+
+
+def test_a_price_is_found_by_the_models_name(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('[generate]\nlimit = 1\n\n[prices."org/model-1.5"]\ninput = 0.25\noutput = 1\n')
+    found = load_price("org/model-1.5", path)
+    assert found is not None and (found.input, found.output) == (0.25, 1.0)
+    assert load_price("another", path) is None
+    assert load_price("another", None) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[prices.m]\ninput = 1\n", 'prices."m": output is not given (both are needed)'),
+        ("[prices.m]\ninput = 1\noutput = -1\n", 'prices."m": output = -1: '),
+        ("[prices.m]\ninput = 1\noutput = inf\n", 'prices."m": output = inf: '),
+        ("[prices.m]\ninput = 1\noutput = 1\nper = 1000\n", "there is no setting 'per'"),
+        ("[prices]\nm = 3\n", 'prices."m" must be a table'),
+        ("prices = 3\n", "prices must be a table"),
+    ],
+)
+def test_a_broken_price_is_named(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_price("another", path)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
