@@ -53,3 +53,8 @@ def show(summary: GradeSummary, as_json: bool) -> None:
         f"{summary.tokens_out:.0f} written, {summary.seconds:.1f} s; stopped by the step limit: "
         f"{summary.stopped['max_steps']}; steps with errors: {errors}; failed attempts: {summary.failed}"
     )
+    if (found := summary.majority) is not None:
+        err.print(
+            f"by the answer that most samples of a task gave: {found.successes} of {found.n} tasks, "
+            f"{found.rate:.1%} ({found.low:.1%} to {found.high:.1%})"
+        )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agentdistill.evaluation.majority import majority
 from agentdistill.evaluation.stats import Proportion, proportion
 from agentdistill.grading import Grader
 from agentdistill.runs import read_failures, read_trajectories, write_atomic, write_scores
@@ -20,7 +21,8 @@ from agentdistill.types import Score, StopReason, Trajectory, Usage, to_json
 class GradeSummary:
     """What a graded RUN amounts to. Means are per attempt; seconds are wall seconds of an attempt.
 
-    `total` is what the RUN has cost in all, tries that failed included.
+    `total` is what the RUN has cost in all, tries that failed included. `majority` counts tasks, by the
+    answer that most of a task's samples gave; None where every task has one sample.
     """
 
     run: str
@@ -34,6 +36,7 @@ class GradeSummary:
     seconds: float
     failed: int
     total: Usage
+    majority: Proportion | None = None
     scores: tuple[Score, ...] = field(repr=False, default=())
 
 
@@ -90,6 +93,12 @@ def summarise(
         tokens_out=mean([trajectory.usage.tokens_out for trajectory in trajectories]),
         seconds=mean([trajectory.usage.seconds for trajectory in trajectories]),
         failed=failed,
+        majority=_majority(trajectories, scores),
         total=total([*(trajectory.usage for trajectory in trajectories), *failed_usages]),
         scores=tuple(scores),
     )
+
+
+def _majority(trajectories: list[Trajectory], scores: list[Score]) -> Proportion | None:
+    verdicts = majority(trajectories, scores)
+    return proportion([score.correct for score in verdicts]) if len(verdicts) < len(scores) else None
