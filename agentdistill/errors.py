@@ -16,6 +16,7 @@
         ├── RunDirectoryError         a RUN cannot be read or written (damaged line, full disk, locked)
         ├── GradingError              the grader's own processes failed
         └── TrainingError             training cannot go on (no rows, NaN loss, full disk)
+            └── ExportError           a model of a kind that cannot be written as GGUF
 
 A model's mistake is never an exception: unparsable text, code that raises, code that kills its own
 interpreter and a wrong answer are data in a Step. An attempt that met an InfrastructureError has
@@ -98,3 +99,7 @@ class GradingError(InfrastructureError):
 
 class TrainingError(InfrastructureError):
     """Training cannot start or go on."""
+
+
+class ExportError(TrainingError):
+    """A model of a kind that cannot be written as GGUF; transformers still serves it."""

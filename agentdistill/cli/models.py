@@ -65,17 +65,18 @@ def pull(
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="CHECKPOINT folder.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="GGUF file to write.")],
-    gguf: Annotated[str, typer.Option("--gguf", help="f16 or q8_0.")] = "q8_0",
-    base: Annotated[
-        str, typer.Option(help="The GGUF the student was trained from (tokenizer and metadata).")
-    ] = "smollm2-135m",
+    gguf: Annotated[str, typer.Option("--gguf", help="f32, f16, q8_0 or q4_0.")] = "q8_0",
 ) -> None:
-    """Export a trained student for llama.cpp.
+    """Export a student for llama.cpp; serve it with llamacpp:FILE.
 
     Example: agentdistill models export checkpoints/student --gguf f16 -o student.gguf
     """
-    from agentdistill.stages.train import student_base
-    from agentdistill.training.export import export_gguf
+    from agentdistill.errors import UsageError
+    from agentdistill.training.export import QUANTS, export_gguf
 
-    export_gguf(checkpoint, out, gguf, template=student_base(base))  # type: ignore[arg-type]
-    typer.echo(out)
+    for quant in QUANTS:
+        if quant == gguf:
+            export_gguf(checkpoint, out, quant)
+            typer.echo(out)
+            return
+    raise UsageError(f"--gguf {gguf!r}: give one of {', '.join(QUANTS)}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentdistill import catalog
-from agentdistill.errors import TrainingError, UnknownModelError
+from agentdistill.errors import ExportError, TrainingError, UnknownModelError
 from agentdistill.models.spec import CHECKPOINT_GGUF
 from agentdistill.stages.curate import read_data
 from agentdistill.stages.progress import Progress, Silent
@@ -91,6 +91,9 @@ def train(
     finally:
         if begun:
             progress.end()
-    if base.suffix == ".gguf" and not (out / CHECKPOINT_GGUF).exists():
-        export_gguf(out, out / CHECKPOINT_GGUF, "q8_0", template=base)
+    if not (out / CHECKPOINT_GGUF).exists():
+        try:
+            export_gguf(out, out / CHECKPOINT_GGUF, "q8_0")
+        except ExportError as error:
+            progress.message(f"no GGUF beside the checkpoint, transformers will serve it: {error}")
     return result

@@ -43,6 +43,21 @@ def load_tokenizer(base: Path) -> Any:
     return tokenizer
 
 
+def load_config(folder: Path) -> Any:
+    """The transformers config of a model folder; raises TrainingError."""
+    from transformers import AutoConfig
+
+    if not (folder / "config.json").is_file():
+        raise TrainingError(
+            f"{folder} is no model folder: it has no config.json", "give a CHECKPOINT that `train` finished"
+        )
+    with quiet():
+        try:
+            return AutoConfig.from_pretrained(**_location(folder))
+        except Exception as error:  # as in load_tokenizer
+            raise TrainingError(f"cannot read {folder / 'config.json'}: {_first_line(error)}") from error
+
+
 def load_model(base: Path, dtype: Any) -> Any:
     """The weights as a transformers causal LM in `dtype`; raises TrainingError."""
     from transformers import AutoModelForCausalLM

@@ -115,9 +115,9 @@ def split_row(row_id: str, messages: Sequence[Message], tokenizer: Any, max_leng
     """A conversation as rows `id#1`, `id#2`, ... of at most `max_length` tokens, cut between two steps.
 
     Each row opens with the task; the second and later go on from the observation before their first step,
-    which stands in the turn of the task, so that user and assistant alternate. Every assistant turn is trained
-    in exactly one row. What is lost: a later row does not see the steps before its own. Empty if some step does
-    not fit even by itself.
+    which stands in the turn of the task, so that user and assistant alternate. Every assistant turn is
+    trained in exactly one row. What is lost: a later row does not see the steps before its own. Empty if some
+    step does not fit even by itself.
     """
     first = next(index for index, message in enumerate(messages) if message["role"] == "assistant")
     opening, steps = list(messages[:first]), list(messages[first:])

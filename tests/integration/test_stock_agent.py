@@ -8,12 +8,14 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
-from smolagents import CodeAgent, LogLevel, OpenAIModel
+from smolagents import ActionStep, CodeAgent, LogLevel, OpenAIModel
+from students import CHATML, serve, tiny_student
 
 from agentdistill.clients.sandbox import open_sandbox
 from agentdistill.grading import Grader
@@ -22,14 +24,11 @@ from agentdistill.models.template import ChatTemplate
 from agentdistill.prompts import load_prompts
 from agentdistill.stages.attempt import AttemptSettings, run_attempt
 from agentdistill.stages.thoughts import FirstThoughts
-from agentdistill.training.rows import student_chat_template
+from agentdistill.training.export import export_gguf
+from agentdistill.training.rows import IGNORED, encode_rows, student_chat_template
+from agentdistill.training.sft import SftConfig, load_student_tokenizer, train
 from agentdistill.types import Task
 
-CHATML = (
-    "{% for message in messages %}"
-    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 REPLIES = [
     "Thought: Look first.\n<code>\nx = 6\nprint(x)\n",
     "Thought: Multiply.\n<code>\ny = x * 7\ny\n",
@@ -82,26 +81,41 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-def test_three_steps_give_the_same_tokens_in_a_stock_agent(server: Server) -> None:
-    prompts = load_prompts("student")
-    task = Task("t", "What is 6 times 7?", "42")
+PROMPTS = load_prompts("student")
+TASK = Task("t", "What is 6 times 7?", "42")
+
+
+def our_three_steps() -> ScriptedModel:
+    """The conversations our agent sends while it takes REPLIES' steps, in `calls`."""
     ours = ScriptedModel(REPLIES)
     with Grader() as grader:
-        settings = AttemptSettings(prompts=prompts)
+        settings = AttemptSettings(prompts=PROMPTS)
         thoughts = FirstThoughts(settings, grader)
         run_attempt(
-            task, 0, "key", ours, settings, thoughts, lambda tools: open_sandbox("bubblewrap", tools=tools)
+            TASK, 0, "key", ours, settings, thoughts, lambda tools: open_sandbox("bubblewrap", tools=tools)
         )
+    return ours
 
-    model = OpenAIModel("student", api_base=f"http://127.0.0.1:{server.server_address[1]}/v1", api_key="none")
+
+def stock_run(address: str, **how: Any) -> tuple[Any, CodeAgent]:
+    """Answer and agent of an unmodified smolagents at an OpenAI-compatible server."""
+    model = OpenAIModel("student", api_base=f"{address}/v1", api_key="none", **how)
     stock = CodeAgent(
         tools=[],
         model=model,
-        prompt_templates=yaml.safe_load(prompts.text),  # as a checkpoint's prompts.yaml holds them
+        prompt_templates=yaml.safe_load(PROMPTS.text),  # as a checkpoint's prompts.yaml holds them
         verbosity_level=LogLevel.OFF,
+        max_steps=4,
     )
-    assert stock.run(prompts.question(task)) == 42
+    answer = stock.run(PROMPTS.question(TASK))
     model.client.close()
+    return answer, stock
+
+
+def test_three_steps_give_the_same_tokens_in_a_stock_agent(server: Server) -> None:
+    ours = our_three_steps()
+    answer, _ = stock_run(f"http://127.0.0.1:{server.server_address[1]}")
+    assert answer == 42
 
     template = ChatTemplate(student_chat_template(SimpleNamespace(chat_template=CHATML)))
     seen_by_stock = [template.render(request["messages"]) for request in server.asked]
@@ -109,3 +123,24 @@ def test_three_steps_give_the_same_tokens_in_a_stock_agent(server: Server) -> No
     assert len(seen_by_stock) == 3
     assert "Calling tools" in json.dumps(server.asked[2]["messages"])  # the stock agent does fold it in
     assert seen_by_stock == seen_by_ours
+
+
+def test_a_trained_student_takes_its_steps_in_a_stock_agent_on_llamacpp(tmp_path: Path) -> None:
+    """Trained until it knows three steps by heart, exported, served by llama.cpp: a stock agent gets 42.
+
+    Were one token of the history another than in training, the student would be lost.
+    """
+    conversation = [*our_three_steps().calls[2], {"role": "assistant", "content": REPLIES[2] + "</code>"}]
+    base = tiny_student(tmp_path / "base", hidden=64, vocabulary=500)
+    tokenizer = load_student_tokenizer(base)
+    rows = encode_rows([("row", conversation)], tokenizer, 2048).rows
+    by_heart = SftConfig(method="full", learning_rate=5e-3, epochs=120, batch_size=1, checkpoint_minutes=9)
+    checkpoint = train(rows, by_heart, tmp_path / "student", base).checkpoint
+    server = serve(export_gguf(checkpoint, tmp_path / "student.gguf", "f16"))
+
+    answer, stock = stock_run(server.listening_address, temperature=0, max_tokens=200)
+    assert answer == 42
+    read = [step.token_usage.input_tokens for step in stock.memory.steps if isinstance(step, ActionStep)]
+    ids, labels = rows[0].input_ids, rows[0].labels
+    begins = [i for i in range(1, len(ids)) if labels[i] != IGNORED and labels[i - 1] == IGNORED]
+    assert read == begins

@@ -5,74 +5,22 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
-from tokenizers import models as token_models
+from students import CONVERSATIONS, serve, tiny_student
 
 from agentdistill import catalog
 from agentdistill.errors import ConfigError, RunMismatchError, TrainingError
 from agentdistill.training import sft
-from agentdistill.training.export import export_gguf
 from agentdistill.training.rows import IGNORED, encode_rows
 from agentdistill.training.sft import PRESETS, SftConfig, load_student_tokenizer, train
 
-CHATML = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-SYSTEM = "Solve the task in steps: a thought, then Python between <code> and </code>."
 SETTINGS = SftConfig(
     lora_r=4, lora_alpha=8, lora_dropout=0.1, learning_rate=1e-2, epochs=2, batch_size=2, max_length=512
 )
 
 
-def conversation(a, b):
-    return [
-        {"role": "system", "content": SYSTEM},
-        {"role": "user", "content": f"New task:\nAda has {a} pens and gets {b} more. How many has she?"},
-        {"role": "assistant", "content": f"Thought: I add {b} to {a}.\n<code>\nprint({a} + {b})\n</code>"},
-        {"role": "user", "content": f"Observation:\nExecution logs:\n{a + b}\n\n1. Last output:\nNone"},
-        {
-            "role": "assistant",
-            "content": f"Thought: It is {a + b}.\n<code>\nfinal_answer({a + b})\n</code>",
-        },
-    ]
-
-
-CONVERSATIONS = [(f"r{n}", conversation(3 * n + 2, 7 * n + 5)) for n in range(6)]
-
-
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """A llama of a few thousand weights with its own tokenizer, as a model folder."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("tiny")
-    backend = Tokenizer(token_models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    backend.train_from_iterator([SYSTEM], trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
-    tokenizer.chat_template = CHATML
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-        )
-    ).save_pretrained(folder)
-    return folder
+    return tiny_student(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -298,24 +246,8 @@ def trained(student, tmp_path_factory):
     return train(rows, config, out, student)
 
 
-@pytest.fixture
-def serve():
-    """Starts llama.cpp on a GGUF file."""
-    import xllamacpp
-
-    def start(path):
-        params = xllamacpp.CommonParams()
-        params.model.path = str(path)
-        params.n_parallel, params.n_ctx, params.warmup, params.verbosity = 1, 2048, False, -1
-        params.cpuparams.n_threads = 1
-        params.cpuparams.poll = params.cpuparams_batch.poll = 0
-        return xllamacpp.Server(params)
-
-    return start
-
-
 @pytest.mark.models
-def test_tokenizer_of_the_gguf_splits_as_llamacpp_does(student, serve):
+def test_tokenizer_of_the_gguf_splits_as_llamacpp_does(student):
     import httpx
 
     tokenizer = load_student_tokenizer(student)
@@ -342,61 +274,3 @@ def test_five_steps_of_the_real_student(trained, student):
     assert record["base"]["sha256"] == catalog.entry("smollm2-135m").sha256
     rows = encode_rows(CONVERSATIONS, load_student_tokenizer(trained.checkpoint), 512).rows
     assert rows == encode_rows(CONVERSATIONS, load_student_tokenizer(student), 512).rows
-
-
-@pytest.mark.models
-def test_llamacpp_writes_what_transformers_writes(trained, serve, tmp_path):
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    server = serve(export_gguf(trained.checkpoint, tmp_path / "student.gguf", "f16"))
-    tokenizer = load_student_tokenizer(trained.checkpoint)
-    model = AutoModelForCausalLM.from_pretrained(trained.checkpoint)
-    for number in range(5):
-        messages = conversation(11 * number + 3, 40 - number)[: 4 if number % 2 else 2]
-        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids = tokenizer.encode(prompt, add_special_tokens=False)
-        with torch.no_grad():
-            written = model.generate(torch.tensor([ids]), max_new_tokens=40)[0][len(ids) :]
-        reply = server.handle_completions({"prompt": prompt, "max_tokens": 40, "temperature": 0})
-        assert reply["choices"][0]["text"] == tokenizer.decode(written, skip_special_tokens=True)
-        assert reply["usage"]["prompt_tokens"] == len(ids)
-
-
-@pytest.mark.models
-def test_the_exported_template_reads_a_stock_history(trained, serve, tmp_path):
-    """What stock smolagents sends (parts, the call echoed) comes to the ids of training in llama.cpp."""
-    server = serve(export_gguf(trained.checkpoint, tmp_path / "student.gguf", "q8_0"))
-    plain = conversation(8, 9)[:4]
-    echo = "\nCalling tools:\n[{'id': 'call_1', 'function': {'arguments': 'print(8 + 9)'}}]"
-    stock = [
-        {
-            "role": message["role"],
-            "content": [
-                {
-                    "type": "text",
-                    "text": message["content"] + (echo if message["role"] == "assistant" else ""),
-                }
-            ],
-        }
-        for message in plain
-    ]
-    tokenizer = load_student_tokenizer(trained.checkpoint)
-    prompt = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
-    length = len(tokenizer.encode(prompt, add_special_tokens=False))
-    answers = []
-    for messages in (plain, stock):
-        reply = server.handle_chat_completions({"messages": messages, "max_tokens": 24, "temperature": 0})
-        assert reply["usage"]["prompt_tokens"] == length
-        answers.append(reply["choices"][0]["message"]["content"])
-    assert answers[0] == answers[1]
-
-
-@pytest.mark.models
-def test_export_refuses_another_base(trained, tmp_path):
-    (tmp_path / "other.gguf").write_bytes(b"GGUF")
-    with pytest.raises(TrainingError, match="not the base"):
-        export_gguf(trained.checkpoint, tmp_path / "student.gguf", template=tmp_path / "other.gguf")
-    with pytest.raises(TrainingError, match=r"no training\.json"):
-        export_gguf(tmp_path, tmp_path / "student.gguf")
-    assert [path.name for path in tmp_path.iterdir()] == ["other.gguf"]
