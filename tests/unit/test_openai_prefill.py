@@ -11,6 +11,7 @@ from endpoint import CHATML, COUNTED, STYLES, Endpoint, chat_reply, refused, ser
 
 from agentdistill.errors import ModelError, UnknownModelError
 from agentdistill.models.openai_compatible import OpenAICompatibleModel
+from agentdistill.models.spec import open_model
 from agentdistill.types import Message
 
 ASK: list[Message] = [{"role": "user", "content": "Count."}]
@@ -170,6 +171,14 @@ def test_with_a_template_the_prefix_goes_by_completions(server: Endpoint, tokeni
     ), "the server puts the first token in front by itself"
     assert model.sample(ASK)[0].prefill == "" and server.paths[-1] == "/v1/chat/completions"
     assert model.fingerprint()["template"] == str(tokenizer_folder)
+    model.close()
+
+
+def test_a_spec_names_the_template_behind_the_url(server: Endpoint, tokenizer_folder: Path) -> None:
+    server.style = "no-trailing"
+    model = open_model(f"openai:m@{server.url}#template={tokenizer_folder}")
+    assert model.sample(ASK, prefix=BEGUN)[0].prefill == "completions"
+    assert model.fingerprint()["base_url"] == server.url
     model.close()
 
 
