@@ -15,16 +15,32 @@ if TYPE_CHECKING:
 
 def grade(
     run: Annotated[Path, typer.Argument(help="RUN folder.")],
+    judge: o.JudgeModel = None,
+    grader: o.GraderFile = None,
+    sandbox: Annotated[
+        str, typer.Option(help="Where programs of `code` tasks are tested; SPEC as of generate.")
+    ] = "auto",
+    workers: Annotated[int, typer.Option(help="Answers judged side by side.", min=1)] = 2,
     as_json: o.AsJson = False,
 ) -> None:
-    """Score a run's answers and print a table.
+    """Score a run's answers, print a table, write summary.json and report.html.
 
     Example: agentdistill grade runs/teacher
     """
     from agentdistill.cli.console import Bars
+    from agentdistill.models.spec import open_model
     from agentdistill.stages.grade import grade as score
+    from agentdistill.stages.progress import fetching
 
-    show(score(run, progress=Bars()), as_json)
+    own = o.load_grader(grader) if grader else None
+    bars = Bars()
+    model = open_model(judge, slots=workers, progress=fetching(judge, bars)) if judge else None
+    try:
+        summary = score(run, grader=own, judge=model, sandbox=sandbox, workers=workers, progress=bars)
+    finally:
+        if model is not None:
+            model.close()
+    show(summary, as_json)
 
 
 def show(summary: GradeSummary, as_json: bool) -> None:
@@ -40,21 +56,33 @@ def show(summary: GradeSummary, as_json: bool) -> None:
         print_json(record)
         return
     table = Table(title=summary.run, title_justify="left")
-    for column in ("tasks", "correct", "n", "accuracy", "95 % interval"):
+    columns = ["tasks", "correct", "n", "accuracy", "95 % interval", *(["F1"] if summary.f1 else [])]
+    for column in columns:
         table.add_column(column, justify="left" if column == "tasks" else "right")
     rows = {**summary.by_source, "all": summary.all} if len(summary.by_source) != 1 else summary.by_source
     for name, tally in rows.items():
         share = f"{tally.rate:.1%}" if tally.n else "-"
-        table.add_row(name, str(tally.successes), str(tally.n), share, f"{tally.low:.1%} to {tally.high:.1%}")
+        cells = [name, str(tally.successes), str(tally.n), share, f"{tally.low:.1%} to {tally.high:.1%}"]
+        if summary.f1:
+            cells.append(f"{100 * summary.f1[name]:.1f}" if name in summary.f1 else "")
+        table.add_row(*cells)
     err.print(table)
     errors = ", ".join(f"{kind} {count}" for kind, count in sorted(summary.step_errors.items())) or "none"
+    calls = "".join(f", {count:.1f} {tool}" for tool, count in summary.tool_calls.items())
+    cost = f", ${summary.usd:.4f}" if summary.usd is not None else ""
     err.print(
-        f"per attempt: {summary.steps:.1f} steps, {summary.tokens_in:.0f} tokens read, "
-        f"{summary.tokens_out:.0f} written, {summary.seconds:.1f} s; stopped by the step limit: "
+        f"per attempt: {summary.steps:.1f} steps{calls}, {summary.tokens_in:.0f} tokens read, "
+        f"{summary.tokens_out:.0f} written, {summary.seconds:.1f} s{cost}; stopped by the step limit: "
         f"{summary.stopped['max_steps']}; steps with errors: {errors}; failed attempts: {summary.failed}"
     )
-    if (found := summary.majority) is not None:
+    if summary.pass_at:
+        shares = ", ".join(f"pass@{k} {share:.1%}" for k, share in summary.pass_at.items())
+        err.print(f"{summary.samples} attempts a task: {shares}; intervals are clustered by task")
+    if (found := summary.agreement) is not None:
+        kappa = f", kappa {found.kappa:.2f}" if found.kappa is not None else ""
         err.print(
-            f"by the answer that most samples of a task gave: {found.successes} of {found.n} tasks, "
-            f"{found.rate:.1%} ({found.low:.1%} to {found.high:.1%})"
+            f"judged by {found.judge}: {found.both + found.neither} of {found.n} as exact match{kappa}; "
+            f"right for the judge alone {found.only_judge}, for exact match alone {found.only_exact}; "
+            f"no verdict {found.unread}",
+            markup=False,
         )

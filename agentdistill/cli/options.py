@@ -13,14 +13,27 @@ from agentdistill.errors import UsageError
 
 if TYPE_CHECKING:
     from agentdistill.config import AttemptConfig
+    from agentdistill.grading.own import OwnGrader
     from agentdistill.models.base import BaseModel
     from agentdistill.stages.attempt import AttemptSettings
     from agentdistill.stages.spending import Price
     from agentdistill.tasks.load import TaskSet
     from agentdistill.types import Json
 
-TaskFile = Annotated[str, typer.Argument(help="Task file (JSONL or JSON).")]
+TaskFile = Annotated[
+    str, typer.Argument(help="Task file (JSONL or JSON), or a benchmark: math500, bbh/navigate, gsm8k:train.")
+]
 RunFolder = Annotated[Path, typer.Option("-o", "--out", help="RUN folder; the same command resumes it.")]
+GraderFile = Annotated[
+    str | None,
+    typer.Option("--grader", help="FILE.py:NAME of a function (answer, task) -> bool.", show_default=False),
+]
+JudgeModel = Annotated[
+    str | None,
+    typer.Option(
+        "--judge", help="Model that judges phrases beside exact match (SPEC as --model).", show_default=False
+    ),
+]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="TOML file with settings.", show_default=False)
 ]
@@ -170,23 +183,40 @@ def attempt_settings(config: AttemptConfig, default_prompt: str, **more: Any) ->
 
 def load_tool(spec: str) -> Any:
     """The smolagents Tool (or its class) named by FILE.py:NAME. The file is the caller's own code."""
-    import importlib.util
-
     from smolagents import Tool
+
+    tool = load_named("--tool", spec)
+    tool = tool() if isinstance(tool, type) and issubclass(tool, Tool) else tool
+    if not isinstance(tool, Tool):
+        raise UsageError(f"--tool {spec!r}: {spec.rpartition(':')[2]} is no smolagents Tool")
+    return tool
+
+
+def load_grader(spec: str) -> OwnGrader:
+    """The function `NAME(answer, task)` of FILE.py:NAME as a grader."""
+    from agentdistill.grading.own import OwnGrader
+
+    function = load_named("--grader", spec)
+    name = spec.rpartition(":")[2]
+    if not callable(function):
+        raise UsageError(f"--grader {spec!r}: {name} is no function of an answer and a task")
+    return OwnGrader(function, name)
+
+
+def load_named(flag: str, spec: str) -> Any:
+    """What FILE.py:NAME names; None if the file has no such name. The file is the caller's own code: it
+    runs."""
+    import importlib.util
 
     file, _, name = spec.rpartition(":")
     if not file.endswith(".py") or not name or not Path(file).is_file():
-        raise UsageError(f"--tool {spec!r}: give FILE.py:NAME with a file that exists")
+        raise UsageError(f"{flag} {spec!r}: give FILE.py:NAME with a file that exists")
     module_spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     if module_spec is None or module_spec.loader is None:
-        raise UsageError(f"--tool {spec!r}: {file} cannot be imported")
+        raise UsageError(f"{flag} {spec!r}: {file} cannot be imported")
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
     except Exception as error:
-        raise UsageError(f"--tool {spec!r}: {file} raised {type(error).__name__}: {error}") from error
-    tool = getattr(module, name, None)
-    tool = tool() if isinstance(tool, type) and issubclass(tool, Tool) else tool
-    if not isinstance(tool, Tool):
-        raise UsageError(f"--tool {spec!r}: {name} is no smolagents Tool")
-    return tool
+        raise UsageError(f"{flag} {spec!r}: {file} raised {type(error).__name__}: {error}") from error
+    return getattr(module, name, None)

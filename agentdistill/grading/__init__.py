@@ -1,5 +1,6 @@
-"""Grading: is an answer right? By kind of task: mathematics, a short phrase, the letter of an option."""
+"""Grading: is an answer right? By kind of task: mathematics, a short phrase, an option's letter, a
+program."""
 
-from agentdistill.grading.grader import Grader, grade_math
+from agentdistill.grading.grader import AnswerGrader, Grader, grade_math
 
-__all__ = ["Grader", "grade_math"]
+__all__ = ["AnswerGrader", "Grader", "grade_math"]

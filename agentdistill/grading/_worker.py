@@ -1,12 +1,14 @@
 """A process that compares answers as mathematics. Started by `Grader`, killed by it when it takes too long.
 
-It reads `{"answer", "gold", "seconds"}` and writes `{"correct", "method", "detail"}`, one JSON object a
-line. Guaranteed: no text of an answer reaches `eval`. LaTeX goes through math-verify's grammar; Python-like
-text goes through `ast` and a list of allowed names; sympy's own parser, which evaluates what it is given, is
+It reads `{"job", "answer", "gold", "seconds"}` and writes `{"job", "correct", "method", "detail"}`, one JSON
+object a line. The comparing is done by a fork, whose pid it tells with `{"ready": PID}`; a fork that is
+killed is replaced by the next in milliseconds, where a new process would take seconds to import sympy.
+Guaranteed: no text of an answer reaches `eval`. LaTeX goes through math-verify's grammar; Python-like text
+goes through `ast` and a list of allowed names; sympy's own parser, which evaluates what it is given, is
 never called (math-verify's extraction of plain expressions, which uses it, is off, and so is its hunt for
 the last number of a sentence). The process cannot write files, has a memory limit, and a limit of processor
-time that ends it even when nobody is left to kill it. Not guaranteed: an answer in finite time; that is what
-the Grader's clock is for.
+time that ends it even when nobody is left to kill it. Not guaranteed: an answer in finite time; that is
+what the Grader's clock is for.
 """
 
 from __future__ import annotations
@@ -16,9 +18,8 @@ import json
 import logging
 import os
 import resource
-import sys
 from fractions import Fraction
-from typing import Any
+from typing import Any, TextIO
 
 import sympy
 from math_verify import LatexExtractionConfig, parse, verify
@@ -167,8 +168,20 @@ def main() -> None:
     os.dup2(2, 1)
     _limit_process()
     compare("1/2 + x", "x + \\frac{1}{2}")  # builds the grammar's tables before any clock runs
-    print(json.dumps({"ready": True}), file=replies, flush=True)
-    for line in sys.stdin.buffer:
+    while True:
+        fork = os.fork()
+        if fork == 0:
+            _serve(replies)
+            os._exit(0)
+        _, status = os.waitpid(fork, 0)
+        if status == 0:
+            return  # no more jobs
+
+
+def _serve(replies: TextIO) -> None:
+    print(json.dumps({"ready": os.getpid()}), file=replies, flush=True)
+    # Unbuffered: a fork must not take more than its job out of the pipe.
+    for line in os.fdopen(os.dup(0), "rb", buffering=0):
         job = json.loads(line)
         _limit_job(job["seconds"])
         try:
@@ -177,7 +190,7 @@ def main() -> None:
             correct, method, detail = False, "memory", "comparing took too much memory"
         except Exception as error:
             correct, method, detail = False, "math", f"cannot be compared: {type(error).__name__}"
-        reply = {"correct": bool(correct), "method": method, "detail": detail}
+        reply = {"job": job["job"], "correct": bool(correct), "method": method, "detail": detail}
         print(json.dumps(reply), file=replies, flush=True)
 
 

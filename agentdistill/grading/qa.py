@@ -12,7 +12,10 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
+
+from agentdistill.types import Task
 
 Verdict = tuple[bool, str, str]
 """correct, method, detail"""
@@ -45,16 +48,40 @@ def option(text: str) -> str | None:
     return (match[1] or match[2]).upper()
 
 
-def grade_qa(answer: str | None, gold: str, aliases: Iterable[str] = ()) -> Verdict:
+def grade_qa(answer: str | None, gold: str, others: Iterable[str] = ()) -> Verdict:
     if answer is None or not answer.strip():
         return False, "none", "no answer"
     found = normalise(answer)
-    for name in (gold, *aliases):
+    for name in (gold, *others):
         wanted = normalise(name)
         # A gold of nothing but articles or punctuation normalises to nothing and must match as it is.
         if found == wanted if wanted else answer.strip() == name.strip():
             return True, "exact", "" if name == gold else f"alias {name[:80]!r}"
     return False, "exact", f"{found[:80]!r} is not {normalise(gold)[:80]!r}"
+
+
+def f1(answer: str | None, gold: str, others: Iterable[str] = ()) -> float:
+    """SQuAD's F1 over words, 0 to 1: the best over the gold answer and its aliases. No answer has 0.
+
+    Beside exact match, not in its place: an answer with one right word of three is no right answer.
+    """
+    if answer is None or not answer.strip():
+        return 0.0
+    found = Counter(normalise(answer).split())
+    return max(_f1(found, Counter(normalise(name).split())) for name in (gold, *others))
+
+
+def _f1(found: Counter[str], wanted: Counter[str]) -> float:
+    if not found or not wanted:  # SQuAD 2.0: two empty texts are equal
+        return float(found == wanted)
+    common = (found & wanted).total()
+    return 2 * common / (found.total() + wanted.total())
+
+
+def aliases(task: Task) -> list[str]:
+    """Other ways to write a task's answer."""
+    found = task.meta.get("aliases", ())
+    return [alias for alias in found if isinstance(alias, str)] if isinstance(found, (list, tuple)) else []
 
 
 def grade_choice(answer: str | None, gold: str) -> Verdict:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentdistill.errors import GradingError, UsageError
-from agentdistill.grading import Grader, grade_math, grader
+from agentdistill.grading import Grader, comparer, grade_math
 from agentdistill.grading.math import grade_plainly, number
-from agentdistill.grading.qa import grade_choice, grade_qa, normalise, option
-from agentdistill.types import Score, StopReason, Task, TaskKind, Trajectory
+from agentdistill.grading.qa import f1, grade_choice, grade_qa, normalise, option
+from agentdistill.types import Task, TaskKind
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +31,6 @@ def judge() -> Iterator[Grader]:
 
 def task(gold: str, kind: TaskKind = TaskKind.MATH, **meta: object) -> Task:
     return Task("t", "q", gold, kind, meta=meta)
-
-
-def attempt(answer: str | None, gold: str, kind: TaskKind = TaskKind.MATH, name: str = "a") -> Trajectory:
-    return Trajectory(name, task(gold, kind), (), (), answer, StopReason.FINAL_ANSWER, "fake")
 
 
 # -- numbers --------------------------------------------------------------------------------------
@@ -281,23 +281,71 @@ def test_the_parsers_themselves_run_nothing(tmp_path: Path) -> None:
     assert not canary.exists()
 
 
-def test_a_worker_that_dies_is_a_verdict_and_replaced() -> None:
+@pytest.mark.parametrize("who", ["process", "fork"])
+def test_a_worker_that_dies_is_a_verdict_and_replaced(who: str) -> None:
     with Grader(seconds=30.0) as judge:
         assert judge.grade("x+x", task("2x"))[0]
         worker = judge._slots.get()
         assert worker is not None
-        worker._process.kill()
-        worker._process.wait()
+        if who == "process":
+            os.killpg(worker._process.pid, signal.SIGKILL)
+            worker._process.wait()
+        else:
+            # Stopped first, so that it is gone only after it has been given its job.
+            os.kill(worker._fork, signal.SIGSTOP)
+            threading.Timer(0.5, os.kill, (worker._fork, signal.SIGKILL)).start()
         judge._slots.put(worker)
         assert judge.grade("x+x", task("2x"))[:2] == (False, "died")
         assert judge.grade("x+x", task("2x"))[0]
 
 
+def test_a_killed_comparison_costs_no_new_start() -> None:
+    with Grader(seconds=0.5) as judge:
+        judge.grade("x", task("y"))
+        first = judge._slots.get()
+        assert first is not None
+        judge._slots.put(first)
+        process = first._process.pid
+        for _ in range(3):
+            assert judge.grade("10**10**8", task("8"))[:2] == (False, "timeout")
+        started = time.monotonic()
+        assert judge.grade("x+x", task("2x"))[0]
+        assert time.monotonic() - started < 0.5
+        assert first._process.pid == process
+
+
+def test_an_answer_that_comes_too_late_is_not_taken_for_the_next() -> None:
+    """A fork that was stopped past its deadline leaves its job in the pipe to the next one."""
+    with Grader(seconds=0.5) as judge:
+        judge.grade("x", task("y"))
+        worker = judge._slots.get()
+        assert worker is not None
+        os.kill(worker._fork, signal.SIGSTOP)
+        judge._slots.put(worker)
+        assert judge.grade("x+x", task("2x"))[:2] == (False, "timeout")
+        assert not judge.grade("x+x", task("3x"))[0]
+        assert judge.grade("x+x", task("2x"))[0]
+
+
+def test_nothing_of_a_closed_grader_goes_on() -> None:
+    with Grader(seconds=0.5) as judge:
+        judge.grade("x", task("y"))
+        worker = judge._slots.get()
+        assert worker is not None
+        fork = worker._fork
+        judge._slots.put(worker)
+    for _ in range(50):
+        if not Path(f"/proc/{fork}").exists() or "Z" in Path(f"/proc/{fork}/stat").read_text().split()[2]:
+            return
+        time.sleep(0.1)
+    pytest.fail("the fork is still there")
+
+
 def test_a_worker_that_cannot_start_is_an_error_not_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grader.sys, "executable", "/bin/false")
+    monkeypatch.setattr(comparer.sys, "executable", "/bin/false")
     with Grader() as judge, pytest.raises(GradingError, match="did not start"):
         judge.grade("x+x", task("2x"))
-    monkeypatch.setattr(grader.sys, "executable", "/no/such/python")
+    monkeypatch.setattr(comparer.sys, "executable", "/no/such/python")
     with Grader() as judge, pytest.raises(GradingError, match="cannot start"):
         judge.grade("x+x", task("2x"))
 
@@ -369,30 +417,30 @@ def test_options_are_judged_by_their_letter(judge: Grader) -> None:
     assert not judge.grade(None, task("(B)", TaskKind.CHOICE))[0]
 
 
+@pytest.mark.parametrize(
+    ("answer", "gold", "score"),
+    [
+        ("Richard Nixon", "President Richard Nixon", 0.8),
+        ("the Beatles", "Beatles", 1.0),
+        ("Rome", "Paris", 0.0),
+        ("b b x", "b b c", 2 / 3),
+        (None, "Paris", 0.0),
+        ("", "the", 0.0),
+        ("Stanley Hall", "G. Stanley", 1.0),  # by its alias
+    ],
+)
+def test_f1_is_squads(answer: str | None, gold: str, score: float) -> None:
+    assert f1(answer, gold, ["Stanley Hall"] if "Stanley" in gold else []) == pytest.approx(score)
+
+
 # -- the Grader -----------------------------------------------------------------------------------
 
 
-def test_scores_come_in_order_and_report_progress() -> None:
+def test_a_grader_is_used_from_several_threads() -> None:
     answers = [("5", "5"), ("x+x", "2x"), (None, "1"), ("10", "11"), ("2x", "x+x")] * 4
-    attempts = [attempt(answer, gold, name=f"t#{i}") for i, (answer, gold) in enumerate(answers)]
-    seen: list[Score] = []
-    with Grader(seconds=20.0, workers=2) as judge:
-        scores = list(judge.score_many(iter(attempts), seen.append))
-    assert [score.attempt for score in scores] == [f"t#{i}" for i in range(20)]
-    assert [score.correct for score in scores] == [True, True, False, False, True] * 4
-    assert seen == scores
-
-
-def test_a_grader_that_is_left_early_ends(judge: Grader) -> None:
-    scores = judge.score_many(attempt("x+x", "2x") for _ in range(100))
-    assert next(scores).correct
-    scores.close()
-    assert judge.grade("x+x", task("2x"))[0]
-
-
-def test_code_tasks_are_refused(judge: Grader) -> None:
-    with pytest.raises(UsageError, match="'code'"):
-        judge.score(attempt("print()", "x", TaskKind.CODE))
+    with Grader(seconds=20.0, workers=2) as judge, ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda pair: judge.grade(pair[0], task(pair[1]))[0], answers))
+    assert found == [True, True, False, False, True] * 4
 
 
 def test_one_answer_can_be_graded_alone() -> None:
