@@ -285,8 +285,7 @@ class Server:
                 method, path, _ = head.split(" ", 2)
                 length = re.search(r"(?i)\r\ncontent-length: *(\d+)", head)
                 body = await reader.readexactly(int(length[1])) if length else b""
-                if key := re.search(r"(?i)\r\nauthorization: *(.*)\r\n", head):
-                    self.endpoint.keys.append(key[1])
+                self.endpoint.keys += re.findall(r"(?i)\r\n(?:proxy-)?authorization: *(.*)(?=\r\n)", head)
                 await self.answer(method, path, body, writer)
                 await writer.drain()
         writer.close()

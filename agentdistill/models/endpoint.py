@@ -3,8 +3,9 @@
 Guaranteed: a request ends within `seconds`, from connecting to the last byte of the reply's body; what may go
 away by itself (429, 5xx, a broken connection, a reply that is cut, garbage or empty) is tried again with
 exponential backoff and jitter, and no sooner than the endpoint asks (Retry-After); a refusal (other 4xx)
-never is; whatever comes back, one typed error of one line comes out. Not guaranteed: the time limit while an
-endpoint dribbles the *headers* of a reply byte by byte; http.client bounds their size only.
+never is; whatever comes back, one typed error of one line comes out. Not guaranteed: the time limit while a
+name is looked up, or while an endpoint dribbles the *headers* of a reply byte by byte (http.client
+bounds only their size).
 
 Not the `openai` client: at 64 calls in flight it took 4.2 ms of CPU a call, httpx 1.8, urllib3 0.7.
 """
@@ -12,6 +13,7 @@ Not the `openai` client: at 64 calls in flight it took 4.2 ms of CPU a call, htt
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 import time
@@ -20,7 +22,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import urllib3
 from tenacity import (
@@ -32,6 +34,7 @@ from tenacity import (
     wait_random_exponential,
 )
 from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, TimeoutError
+from urllib3.util import make_headers, parse_url
 
 from agentdistill.errors import ContextOverflowError, ModelBusyError, ModelError, UnknownModelError
 from agentdistill.models.limiter import InFlightLimiter
@@ -236,8 +239,7 @@ def retry_after(value: str | None) -> float | None:
             return None
         when = when if when.tzinfo else when.replace(tzinfo=UTC)
         seconds = (when - datetime.now(UTC)).total_seconds()
-    # nan is not equal to itself, and says nothing either
-    return max(0.0, seconds) if seconds == seconds else None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def _is_temporary(error: BaseException) -> bool:
@@ -297,13 +299,22 @@ def _line(text: object) -> str:
 def _connections(base_url: str, ceiling: int) -> urllib3.PoolManager:
     """Kept-alive connections, through the environment's proxy where it names one for this address.
 
-    Raises UnknownModelError if it is no URL."""
+    Raises UnknownModelError if it is no URL, ModelError if the proxy is of no use."""
     try:
         parts = urlsplit(base_url)
         host = parts.hostname or ""
     except ValueError as error:
         raise UnknownModelError(f"{base_url!r} is no URL: {error}", "http://HOST:PORT/v1") from error
-    proxy = urllib.request.getproxies().get(parts.scheme)
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
     if proxy is None or host in ("localhost", "127.0.0.1", "::1") or urllib.request.proxy_bypass(host):
         return urllib3.PoolManager(maxsize=ceiling)
-    return urllib3.ProxyManager(proxy, maxsize=ceiling)
+    try:
+        auth = parse_url(proxy).auth
+        headers = make_headers(proxy_basic_auth=unquote(auth)) if auth else None
+        return urllib3.ProxyManager(proxy, maxsize=ceiling, proxy_headers=headers)
+    except (HTTPError, AssertionError) as error:  # ProxySchemeUnknown is an AssertionError too
+        raise ModelError(
+            f"the environment's proxy for {base_url} cannot be used: {_line(error)}",
+            "NO_PROXY, or an http proxy",
+        ) from error

@@ -32,8 +32,10 @@ from agentdistill.models.prefill import (
 from agentdistill.models.template import ChatTemplate, load_tokenizer, sendable
 from agentdistill.types import Completion, FinishReason, Json, Message, Sampling
 
-_BAD_FORM = (400, 404, 405, 422, 501)
-"""How servers say that they do not know a field, a form of conversation or a route."""
+_BAD_FORM = (400, 422)
+"""How servers say that they do not know a field or a form of conversation."""
+_NO_ROUTE = (404, 405, 501)
+"""How they say that they have no /v1/completions. Elsewhere a 404 is about the model or the address."""
 
 
 class OpenAICompatibleModel(BaseModel):
@@ -95,7 +97,8 @@ class OpenAICompatibleModel(BaseModel):
                 drawn = self._draw(asked, n, prefill)
             except RefusedError as error:
                 refused[prefill.rung] = error
-                if error.status not in _BAD_FORM or prefill == EMULATED:
+                if not _is_about_form(error, prefill.rung) or prefill == EMULATED:
+                    self._ladder.forget()
                     raise next(iter(refused.values())) from None  # it is not about the rung
                 prefill = self._ladder.find(below=prefill.rung)
             else:
@@ -115,7 +118,8 @@ class OpenAICompatibleModel(BaseModel):
                 if n == 1 or error.status not in _BAD_FORM:
                     raise
                 drawn = self._ask(asked, 1, 0, prefill)
-            self._one_a_request = self._one_a_request or len(drawn) < n
+            # More than one, but not all, is a server that counts to n.
+            self._one_a_request = self._one_a_request or len(drawn) == 1 < n
         missing = range(len(drawn), n)
         if missing:
             with ThreadPoolExecutor(min(len(missing), self._endpoint.limiter.ceiling)) as pool:
@@ -158,7 +162,7 @@ class OpenAICompatibleModel(BaseModel):
         except RefusedError as error:
             # A server that does not know the form sends us down the ladder; one that is dead, busy or wants
             # another key says nothing about the form.
-            if error.status in _BAD_FORM:
+            if _is_about_form(error, rung):
                 return None
             raise
         except ContextOverflowError as error:  # is not about the caller's conversation, who would shorten it
@@ -233,6 +237,10 @@ class _Asked:
     @property
     def turns(self) -> list[dict[str, Any]]:
         return [{"role": turn["role"], "content": sendable(turn["content"])} for turn in self.messages]
+
+
+def _is_about_form(error: RefusedError, rung: str) -> bool:
+    return error.status in _BAD_FORM or (rung == "completions" and error.status in _NO_ROUTE)
 
 
 def _count(usage: Any, name: str) -> int | None:

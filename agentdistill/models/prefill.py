@@ -7,11 +7,11 @@
     emulated      asked for in words
     ignored       the reply should have begun with the prefix, and did not
 
-In process the prefix goes in as tokens, and there is no ladder. Guaranteed: each rung is probed at most once
-per endpoint, whatever the number of threads, and an endpoint that comes to refuse a rung is taken down the
-ladder; whether a server sends the prefix back is learned by the probe, so that a model which repeats itself
-is not taken for one that echoes. Not guaranteed: that a server goes on from the prefix on every call; the
-probe saw that it does on one.
+In process the prefix goes in as tokens, and there is no ladder. Guaranteed: each rung is probed once per
+endpoint, whatever the number of threads (again only after it has refused all of them), and an endpoint that
+comes to refuse a rung is taken down the ladder; whether a server sends the prefix back is learned by the
+probe, so that a model which repeats itself is not taken for one that echoes. Not guaranteed: that a server goes on
+from the prefix on every call; the probe saw that it does on one.
 """
 
 from __future__ import annotations
@@ -104,3 +104,8 @@ class PrefillLadder:
         """The endpoint refuses this rung by now."""
         with self._probing:
             self._known[rung] = None
+
+    def forget(self) -> None:
+        """The endpoint refuses whatever it is asked: what its probes said was not about the rungs."""
+        with self._probing:
+            self._known.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
 
@@ -74,6 +75,16 @@ def test_a_server_that_refuses_n_is_asked_one_by_one(server: Endpoint, model: Op
     assert len(server.requests) == 1 + 3
     model.sample(ASK, 3)
     assert len(server.requests) == 4 + 3, "what it refuses is asked once"
+
+
+def test_a_server_that_once_sent_less_is_asked_for_all_again(
+    server: Endpoint, model: OpenAICompatibleModel
+) -> None:
+    server.answer = lambda _: chat_reply("a", "b") if len(server.requests) == 1 else None
+    assert len(model.sample(ASK, 4)) == 4
+    seen = len(server.requests)
+    model.sample(ASK, 4)
+    assert len(server.requests) == seen + 1
 
 
 def test_the_rest_is_asked_side_by_side(server: Endpoint, model: OpenAICompatibleModel) -> None:
@@ -224,6 +235,26 @@ def test_the_key_comes_from_the_environment(
     model.sample(ASK)
     assert server.keys == [sent]
     model.close()
+
+
+def test_the_environments_proxy_is_used_but_not_for_this_machine(
+    server: Endpoint, model: OpenAICompatibleModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", server.url.removesuffix("/v1").replace("//", "//me:w%40rd@"))
+    far = OpenAICompatibleModel("m", "http://far.invalid/v1", retries=0)
+    assert far.sample(ASK)[0].text == COUNTED
+    assert server.paths == ["http://far.invalid/v1/chat/completions"]
+    assert sorted(server.keys) == ["Basic " + b64encode(b"me:w@rd").decode(), "Bearer none"]
+    far.close()
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    OpenAICompatibleModel("m", server.url, retries=0).sample(ASK)
+    assert server.paths[1:] == ["/v1/chat/completions"]
+
+
+def test_a_proxy_of_no_use_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:9")
+    with pytest.raises(ModelError, match=r"proxy for https://far\.invalid/v1 cannot be used"):
+        OpenAICompatibleModel("m", "https://far.invalid/v1")
 
 
 def test_a_closed_model_says_so(server: Endpoint, model: OpenAICompatibleModel) -> None:
