@@ -9,7 +9,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agentdistill.clients.sandbox import open_sandbox
@@ -20,7 +20,8 @@ from agentdistill.grading.judge import Agreement, Judge, agreement
 from agentdistill.grading.qa import aliases, f1
 from agentdistill.runs import read_failures, read_trajectories, write_atomic, write_scores
 from agentdistill.stages.progress import Progress, Silent
-from agentdistill.types import ActionModel, Score, StopReason, TaskKind, Trajectory, to_json
+from agentdistill.stages.spending import total
+from agentdistill.types import ActionModel, Score, StopReason, TaskKind, Trajectory, Usage, to_json
 
 JUDGEMENTS = "judgements.jsonl"
 
@@ -33,7 +34,7 @@ class GradeSummary:
     1) of each source of phrases; `pass_at` the chance that one of k attempts is right, for k = 1, 2, 4 ...
     up to the attempts that every task has, and is empty with one; `step_errors` counts steps by the class
     of their error, `tool_calls` has calls per attempt by the tool's name. `usd` is per attempt, None where
-    a price is unknown.
+    a price is unknown; `total` is what the RUN has cost, tries that failed included.
     """
 
     run: str
@@ -53,6 +54,7 @@ class GradeSummary:
     tool_calls: dict[str, float] = field(default_factory=dict)
     methods: dict[str, int] = field(default_factory=dict)
     usd: float | None = None
+    total: Usage = field(default_factory=Usage)
     agreement: Agreement | None = None
     scores: tuple[Score, ...] = field(repr=False, default=())
 
@@ -79,8 +81,10 @@ def grade(
         scores = list(_scored(trajectories, judging or chosen, workers, progress or Silent()))
     write_scores(out, scores)
     finished = {trajectory.id for trajectory in trajectories}
-    failed = len({row["id"] for row in read_failures(out)} - finished)
+    failures = read_failures(out)
+    failed = len({row["id"] for row in failures} - finished)
     summary = summarise(str(out), trajectories, scores, failed, judge=judging.name if judging else "")
+    summary = replace(summary, total=total([summary.total, *(row["usage"] for row in failures)]))
     record = to_json(summary)
     del record["scores"]
     write_atomic(out / "summary.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
@@ -158,6 +162,7 @@ def summarise(
         },
         methods=dict(Counter(score.method for score in scores)),
         usd=mean(known, 6) if known and len(known) == n else None,
+        total=total(trajectory.usage for trajectory in trajectories),
         agreement=agreement(
             judge,
             (
