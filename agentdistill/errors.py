@@ -4,6 +4,7 @@
     ├── UsageError                    the call was wrong: exit code 2
     │   ├── ConfigError               a setting: unknown key, wrong type, bad TOML
     │   ├── TaskFileError             a task file: missing, malformed, a bad row (names file and row)
+    │   ├── EntryFileError            a knowledge entry: malformed, twice there, no provenance (file and line)
     │   ├── UnknownModelError         a model SPEC or catalog name nobody knows
     │   └── RunMismatchError          a RUN that was made with another configuration (names the field)
     └── InfrastructureError           the world failed, not the call: exit code 1
@@ -13,6 +14,7 @@
         ├── DownloadError             a catalog file cannot be had, or its checksum is wrong
         ├── SandboxError              a jail cannot start, or was lost between two steps
         ├── RetrieverError            a search service cannot start, or does not answer
+        ├── KnowledgeBaseError        a knowledge base cannot be read or written (locked, full disk)
         ├── RunDirectoryError         a RUN cannot be read or written (damaged line, full disk, locked)
         ├── GradingError              the grader's own processes failed
         └── TrainingError             training cannot go on (no rows, NaN loss, full disk)
@@ -47,6 +49,10 @@ class ConfigError(UsageError):
 
 class TaskFileError(UsageError):
     """A task file is missing, malformed or holds a bad row."""
+
+
+class EntryFileError(UsageError):
+    """A file of a knowledge base is malformed, or two of them contradict each other."""
 
 
 class UnknownModelError(UsageError):
@@ -87,6 +93,10 @@ class SandboxError(InfrastructureError):
 
 class RetrieverError(InfrastructureError):
     """A search service cannot start, or cannot answer."""
+
+
+class KnowledgeBaseError(InfrastructureError):
+    """A knowledge base's folder or index cannot be read or written."""
 
 
 class RunDirectoryError(InfrastructureError):

@@ -97,10 +97,10 @@ class RunWriter:
         folder = self.folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            opened.enter_context(_locked(folder))
+            opened.enter_context(locked(folder))
             self._write_run_json(stage, asked)
-            self._trajectories = opened.enter_context(closing(_Appender(folder / "trajectories.jsonl")))
-            self._failures = opened.enter_context(closing(_Appender(folder / "failures.jsonl")))
+            self._trajectories = opened.enter_context(closing(Appender(folder / "trajectories.jsonl")))
+            self._failures = opened.enter_context(closing(Appender(folder / "failures.jsonl")))
             self.finished, self.usages = _stored(folder / "trajectories.jsonl")
         except OSError as error:
             raise RunDirectoryError(f"cannot write {folder}: {error.strerror or error}") from error
@@ -159,7 +159,8 @@ class RunWriter:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """Be the one writer of a folder. Raises RunDirectoryError where another process is."""
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -173,7 +174,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def _stored(path: Path) -> tuple[set[str], list[Usage]]:
     """The keys of the finished attempts, and what each has cost, in order."""
     keys, usages = set(), []
-    for number, row in enumerate(_rows(path), 1):
+    for number, row in enumerate(json_lines(path), 1):
         if not isinstance(row.get("id"), str):
             raise RunDirectoryError(f"{path} line {number} has no id", _RESTORE)
         keys.add(row["id"])
@@ -211,7 +212,7 @@ def _differences(before: Json, now: Json, name: str = "") -> list[tuple[str, Jso
     return [] if before == now else [(name, before, now)]
 
 
-class _Appender:
+class Appender:
     """One JSON line a write, fsynced together; a failed write is cut back so that no half line stays."""
 
     def __init__(self, path: Path) -> None:
@@ -299,7 +300,7 @@ def read_trajectories(folder: Path) -> Iterator[Trajectory]:
     if not path.exists():
         read_run_json(folder)  # says so if this is no RUN at all
         return
-    for number, row in enumerate(_rows(path), 1):
+    for number, row in enumerate(json_lines(path), 1):
         try:
             trajectory = Trajectory.from_json(row)
             _check_types(trajectory)
@@ -338,7 +339,7 @@ def read_scores(folder: Path) -> dict[str, Score]:
     if not path.exists():
         raise RunDirectoryError(f"{folder} has no scores yet", f"agentdistill grade {folder}")
     scores = {}
-    for number, row in enumerate(_rows(path), 1):
+    for number, row in enumerate(json_lines(path), 1):
         try:
             score = Score(**row)
             if not isinstance(score.attempt, str) or not isinstance(score.correct, bool):
@@ -362,10 +363,11 @@ def read_failures(folder: Path) -> list[dict[str, Any]]:
     path = folder / "failures.jsonl"
     if not path.exists():
         return []
-    return [{**row, "usage": _usage(row, path, number)} for number, row in enumerate(_rows(path), 1)]
+    return [{**row, "usage": _usage(row, path, number)} for number, row in enumerate(json_lines(path), 1)]
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of an append-only file; a torn last line is left out. Raises RunDirectoryError."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):

@@ -222,6 +222,24 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class KnowledgeUse:
+    """What a knowledge base gave to an attempt (METHOD 2).
+
+    `delivery` is how ("off", "inject", "recall", "gated"), `choice` what ("retrieved", or "random" and
+    "filler" as controls), `mode` how it was searched ("hybrid", "lexical"). `entries` are the ids of those
+    that fitted. `injected` says that they stood in the prompt, and so in front of every step; those that a
+    `recall` call gave are in its ToolCall. `gap` is what the gate has measured, between 0 and 1.
+    """
+
+    delivery: str = "off"
+    choice: str = "retrieved"
+    mode: str = ""
+    entries: tuple[str, ...] = ()
+    injected: bool = False
+    gap: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Trajectory:
     """One attempt at one Task: exactly one line of trajectories.jsonl.
 
@@ -241,6 +259,7 @@ class Trajectory:
     prompt_hash: str = ""
     first_thought: FirstThought = FirstThought()
     usage: Usage = Usage()
+    knowledge: KnowledgeUse = KnowledgeUse()
 
     @classmethod
     def from_json(cls, row: Mapping[str, Json]) -> Trajectory:
@@ -255,6 +274,8 @@ class Trajectory:
             thought["status"] = ThoughtStatus(thought["status"])
         row["first_thought"] = FirstThought(**thought)
         row["usage"] = Usage(**(row.get("usage") or {}))
+        knowledge = dict(row.get("knowledge") or {})
+        row["knowledge"] = KnowledgeUse(**{**knowledge, "entries": tuple(knowledge.get("entries", ()))})
         return cls(**row)
 
 
@@ -393,6 +414,29 @@ class Retriever(Protocol):
 
     def fingerprint(self) -> dict[str, Json]:
         """What identifies the corpus and the way it is searched, for run.json."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Recollection:
+    """What a knowledge base has to say: the ids of the entries and their text, "" if none fits."""
+
+    entries: tuple[str, ...] = ()
+    text: str = ""
+    mode: str = ""
+
+
+@runtime_checkable
+class KnowledgeBase(Protocol):
+    """Entries that fit a task (METHOD 2). Safe to call from several threads.
+
+    An entry that was made from the question of `task` is never among them. Raises KnowledgeBaseError.
+    """
+
+    def recall(self, query: str, task: Task, tools: Sequence[str] = ()) -> Recollection: ...
+
+    def fingerprint(self) -> dict[str, Json]:
+        """What identifies the entries and the way they are chosen, for run.json."""
         ...
 
 

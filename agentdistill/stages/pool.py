@@ -22,13 +22,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 from agentdistill.errors import InfrastructureError, ModelBusyError
-from agentdistill.runs import RunWriter
 from agentdistill.stages.progress import Progress
 from agentdistill.stages.spending import Account, Meter
-from agentdistill.stages.tally import LiveAccuracy, Tally
-from agentdistill.types import Task, Trajectory, Usage
+from agentdistill.stages.tally import Tally
+from agentdistill.types import Task, Usage
 
 TRIES = 3
 """Tries of one attempt in one call (DESIGN: after three failures an attempt is parked and reported)."""
@@ -43,6 +43,37 @@ BUSY_LONGEST = 600.0
 TICK = 0.5
 """How often, in seconds, the pool tells how far it is, and looks up though nothing has ended: the model's
 limit may have grown."""
+
+
+class Made(Protocol):
+    """What a job makes: a Trajectory, or another record that knows what it has cost."""
+
+    @property
+    def usage(self) -> Usage: ...
+
+
+_M = TypeVar("_M", bound=Made)
+_C = TypeVar("_C", bound=Made, contravariant=True)
+
+
+class Store(Protocol[_C]):
+    """Where it goes, and the keys of what is there already: a RunWriter, for one."""
+
+    finished: set[str]
+
+    def append(self, *made: _C) -> None: ...
+
+    def append_failure(
+        self, key: str, task: Task, error: BaseException, tries: int, usage: Usage | None = None
+    ) -> None: ...
+
+
+class Accuracy(Protocol[_C]):
+    """Told of what was made, and asked for a few words on it: a LiveAccuracy."""
+
+    def add(self, made: _C) -> None: ...
+
+    def words(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +116,15 @@ class _Waiting:
 
 def run_jobs(
     jobs: Iterable[Job],
-    attempt: Callable[[Job, Meter], Trajectory],
-    run: RunWriter,
+    attempt: Callable[[Job, Meter], _M],
+    run: Store[_M],
     *,
     concurrency: int,
     progress: Progress,
     stage: str,
     account: Account | None = None,
     in_flight_limit: Callable[[], int | None] = lambda: None,
-    accuracy: LiveAccuracy | None = None,
+    accuracy: Accuracy[_M] | None = None,
 ) -> PoolResult:
     """Make all attempts that the RUN does not hold yet.
 
@@ -129,25 +160,25 @@ def run_jobs(
     )
 
 
-class _Pool:
+class _Pool(Generic[_M]):
     """The state of one call: what waits, what runs, what has ended."""
 
     def __init__(
         self,
         todo: Iterable[Job],
-        attempt: Callable[[Job, Meter], Trajectory],
-        run: RunWriter,
+        attempt: Callable[[Job, Meter], _M],
+        run: Store[_M],
         concurrency: int,
         progress: Progress,
         account: Account,
         in_flight_limit: Callable[[], int | None],
         tally: Tally,
-        accuracy: LiveAccuracy | None,
+        accuracy: Accuracy[_M] | None,
     ) -> None:
         self.waiting = deque((job, 1) for job in todo)
         self.later: list[_Waiting] = []
-        self.running: dict[Future[Trajectory], tuple[Job, int, Meter]] = {}
-        self.ended: queue.SimpleQueue[Future[Trajectory]] = queue.SimpleQueue()
+        self.running: dict[Future[_M], tuple[Job, int, Meter]] = {}
+        self.ended: queue.SimpleQueue[Future[_M]] = queue.SimpleQueue()
         self.attempt = attempt
         self.writer = run
         self.concurrency = concurrency
@@ -187,9 +218,9 @@ class _Pool:
             self.running[future] = (job, tries, meter)
             future.add_done_callback(self.ended.put)
 
-    def _ended(self) -> list[Future[Trajectory]]:
+    def _ended(self) -> list[Future[_M]]:
         """What has ended, in order; waits for it, but no longer than a TICK."""
-        ended: list[Future[Trajectory]] = []
+        ended: list[Future[_M]] = []
         try:
             ended.append(self.ended.get(timeout=TICK))
             while True:
@@ -197,7 +228,7 @@ class _Pool:
         except queue.Empty:
             return ended
 
-    def _store(self, ended: list[Future[Trajectory]]) -> None:
+    def _store(self, ended: list[Future[_M]]) -> None:
         """Store what has finished, all of it before a failure can end the call."""
         done = [(future, *self.running.pop(future)) for future in ended]
         made = [future.result() for future, *_ in done if future.exception() is None]
@@ -206,11 +237,11 @@ class _Pool:
         for future, job, tries, meter in done:
             error = future.exception()
             if error is None:
-                trajectory = future.result()
+                found = future.result()
                 self.tally.finished += 1
                 if self.accuracy is not None:
-                    self.accuracy.add(trajectory)
-                self.account.settle(meter, trajectory.usage, finished=True)
+                    self.accuracy.add(found)
+                self.account.settle(meter, found.usage, finished=True)
             elif isinstance(error, InfrastructureError):
                 self._failed(job, tries, meter, error)
             else:
