@@ -20,10 +20,10 @@ def generate(
     out: o.RunFolder,
     first_thought: Annotated[
         str | None,
-        typer.Option(help="auto, paragraph, content, correct-only, off, or a JSONL FILE. [default: auto]"),
+        typer.Option(help="auto, paragraph, content, correct-only, off, or a JSONL FILE. \\[default: auto]"),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(help="Attempts a task; more than one need a --temperature. [default: 1]")
+        int | None, typer.Option(help="Attempts a task; more than one need a --temperature. \\[default: 1]")
     ] = None,
     budget: Annotated[
         float | None,
@@ -39,8 +39,8 @@ def generate(
 ) -> None:
     """Let a teacher agent solve tasks; store its trajectories.
 
-    The same command resumes: what is finished is never made again, what failed is tried again. Ctrl-C
-    finishes what is in flight, a second one stops at once.
+    The same command resumes: it makes what is missing and tries again what failed.
+    Ctrl-C finishes what is in flight, a second one stops at once.
 
     Example: agentdistill generate tasks.jsonl -o runs/teacher --model qwen2.5-coder-1.5b --limit 40
     """

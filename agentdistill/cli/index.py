@@ -28,7 +28,7 @@ Corpus = Annotated[
 Index = Annotated[Path, typer.Argument(help="INDEX folder.")]
 EncoderFolder = Annotated[
     Path | None,
-    typer.Option("--encoder", help=f"Folder of a sentence-transformers model. [default: {ENCODER}]"),
+    typer.Option("--encoder", help=f"Folder of a sentence-transformers model. \\[default: {ENCODER}]"),
 ]
 
 
@@ -87,7 +87,7 @@ def search(
     k: Annotated[int, typer.Option("-k", help="How many passages.", min=1, max=1000)] = 5,
     mode: Annotated[
         str | None,
-        typer.Option(help="sparse (words), dense (meaning) or hybrid. [default: the best there is]"),
+        typer.Option(help="sparse (words), dense (meaning) or hybrid. \\[default: the best there is]"),
     ] = None,
     encoder: EncoderFolder = None,
     reranker: Annotated[

@@ -50,7 +50,7 @@ SandboxSpec = Annotated[
     typer.Option(
         "--sandbox",
         help="auto, bubblewrap, docker, docker:RUNTIME, landlock, ws://HOST:PORT (a gateway), or process (no "
-        "isolation, must be asked for). [default: auto]",
+        "isolation, must be asked for). \\[default: auto]",
     ),
 ]
 
@@ -65,16 +65,16 @@ def _attempt_options(
     ] = None,
     limit: Limit = None,
     concurrency: Annotated[
-        int | None, typer.Option(help="Attempts side by side, at most. [default: 4]")
+        int | None, typer.Option(help="Attempts side by side, at most. \\[default: 4]")
     ] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Steps an agent may take. [default: 5]")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="New tokens a step. [default: 512]")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Sampling temperature. [default: 0]")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Steps an agent may take. \\[default: 5]")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="New tokens a step. \\[default: 512]")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Sampling temperature. \\[default: 0]")] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Sampling seed; sample k uses seed + k. [default: 0]")
+        int | None, typer.Option(help="Sampling seed; sample k uses seed + k. \\[default: 0]")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads of an engine in process. [default: all]")
+        int | None, typer.Option(help="CPU threads of an engine in process. \\[default: all]")
     ] = None,
     sandbox: SandboxSpec = None,
     prompt: Prompt = None,

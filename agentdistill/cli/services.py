@@ -26,13 +26,13 @@ def up(
     ] = False,
     docker: Annotated[bool, typer.Option("--docker", help="In a container, by Docker Compose.")] = False,
     port: Annotated[
-        int | None, typer.Option(help="The sandbox's, on 127.0.0.1. [default: 8765]", min=1, max=65535)
+        int | None, typer.Option(help="The sandbox's, on 127.0.0.1. \\[default: 8765]", min=1, max=65535)
     ] = None,
     index: Annotated[
         Path | None, typer.Option(help="INDEX folder: starts the retriever too.", show_default=False)
     ] = None,
     retriever_port: Annotated[
-        int | None, typer.Option(help="The retriever's, on 127.0.0.1. [default: 8766]", min=1, max=65535)
+        int | None, typer.Option(help="The retriever's, on 127.0.0.1. \\[default: 8766]", min=1, max=65535)
     ] = None,
 ) -> None:
     """Start the services and wait until they are healthy. Prints the SPECs for --sandbox and --retriever.
@@ -152,7 +152,7 @@ def status(as_json: o.AsJson = False) -> None:
 @app.command()
 def build(
     base: Annotated[
-        str | None, typer.Option(help="Base image with Python 3.11 or later. [default: python:3.11-slim]")
+        str | None, typer.Option(help="Base image with Python 3.11 or later. \\[default: python:3.11-slim]")
     ] = None,
     retriever: Annotated[
         bool, typer.Option("--retriever", help="The retriever's image, and not the sandbox's.")

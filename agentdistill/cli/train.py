@@ -21,7 +21,7 @@ def train(
         typer.Option(help="Catalog name, llamacpp:FILE.gguf, hf:DIR or a checkpoint.", show_default=False),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="quick (a small student on a CPU) or paper. [default: quick]")
+        str | None, typer.Option(help="quick (a small student on a CPU) or paper. \\[default: quick]")
     ] = None,
     preview: Annotated[
         bool, typer.Option("--preview", help="Show rows with their trained tokens, and stop.")

@@ -1,4 +1,4 @@
-"""Generation that is killed, has a full disk or a bad endpoint: nothing finished is lost, nothing made twice."""
+"""Generation that is killed, has a full disk or a bad endpoint: nothing finished is lost, none made twice."""
 
 import json
 import os

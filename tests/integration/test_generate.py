@@ -192,3 +192,15 @@ def test_the_live_view_on_a_terminal(folder: Path, endpoint: Endpoint) -> None:
     assert re.search(r"\d+ tokens/s", screen)
     assert re.search(r"\$0\.\d{4}", screen)
     assert "4/4" in screen
+
+
+def test_the_help_shows_defaults_and_an_example(tmp_path: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "agentdistill", "generate", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **ENVIRONMENT},
+    ).stdout
+    assert "side by side, at most. [default: 4]" in said  # rich takes an unescaped [ for a style
+    assert "Example: agentdistill generate tasks.jsonl" in said
