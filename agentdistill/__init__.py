@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from agentdistill.models.spec import open_model
     from agentdistill.prompts import load_prompts
     from agentdistill.stages.attempt import AttemptSettings
+    from agentdistill.stages.compare import compare
     from agentdistill.stages.curate import curate
     from agentdistill.stages.evaluate import evaluate
     from agentdistill.stages.export import export
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AttemptSettings",
+    "compare",
     "curate",
     "evaluate",
     "export",
@@ -41,6 +43,7 @@ __all__ = [
 
 _HOMES = {
     "AttemptSettings": "stages.attempt",
+    "compare": "stages.compare",
     "curate": "stages.curate",
     "evaluate": "stages.evaluate",
     "export": "stages.export",

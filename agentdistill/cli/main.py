@@ -12,6 +12,7 @@ import typer
 
 from agentdistill import __version__
 from agentdistill.cli import (
+    compare,
     curate,
     doctor,
     evaluate,
@@ -41,6 +42,7 @@ for command in (
     quickstart.quickstart,
     generate.generate,
     grade.grade,
+    compare.compare,
     curate.curate,
     train.train,
     export.export,

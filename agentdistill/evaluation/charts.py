@@ -31,6 +31,15 @@ def interval_bar(value: float, low: float, high: float) -> str:
     )
 
 
+def count_bar(count: int, most: int) -> str:
+    """A count as a bar; `most` fills it."""
+    width = 100 * count / most if most else 0.0
+    return (
+        f'<svg viewBox="0 0 100 6" preserveAspectRatio="none" role="img" aria-label="{count}">'
+        f'<rect width="{width:.2f}" height="6" fill="var(--accent)"/></svg>'
+    )
+
+
 def loss_chart(curves: Mapping[str, Points]) -> str:
     """Loss over optimizer steps, a line a curve: the smoothed course, the raw steps pale behind it."""
     curves = {name: [p for p in points if math.isfinite(p[1])] for name, points in curves.items()}

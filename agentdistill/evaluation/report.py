@@ -14,11 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentdistill.errors import RunDirectoryError
-from agentdistill.evaluation.charts import interval_bar, loss_chart
+from agentdistill.evaluation.charts import count_bar, interval_bar, loss_chart
+from agentdistill.evaluation.page import PAGE, STYLE
 from agentdistill.runs import write_atomic
 
 _LONGEST_TEXT = 6_000
 """Characters of one model-written text that are shown; the rest is in the run's own files."""
+
+_OPEN = 4
+"""Examples that are not folded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +74,12 @@ class RenderedAttempt:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Attempts at one task, shown side by side."""
+    """Attempts at one task, shown side by side; `note` says why it is shown."""
 
     question: str
     gold: str
     attempts: Sequence[RenderedAttempt]
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,8 @@ class StageTiming:
 class ReportData:
     """Everything a report shows, in its order. Empty parts are left out.
 
-    `facts` and `provenance` are label to text; `losses` maps a curve's name to (step, loss) points.
+    `facts` and `provenance` are label to text; `losses` maps a curve's name to (step, loss) points; `counts`
+    maps a heading to what was counted under it. Of the examples the first few are open, the others folded.
     """
 
     title: str
@@ -101,7 +107,9 @@ class ReportData:
     accuracies: Sequence[Accuracy] = ()
     differences: Sequence[Difference] = ()
     losses: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     examples: Sequence[Example] = ()
+    examples_title: str = "The same task, side by side"
     timings: Sequence[StageTiming] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
 
@@ -119,16 +127,18 @@ def render(data: ReportData) -> str:
     """The page as text."""
     sections = (
         _facts(data.facts),
+        _grid(data.accuracies),
         _accuracies(data.accuracies, data.differences),
         _losses(data.losses),
-        _examples(data.examples),
+        _counts(data.counts),
+        _examples(data.examples, data.examples_title),
         _timings(data.timings),
         _provenance(data.provenance),
     )
-    return _PAGE.format(
+    return PAGE.format(
         title=_text(data.title),
         subtitle=f'<p class="subtitle">{_text(data.subtitle)}</p>' if data.subtitle else "",
-        style=_STYLE,
+        style=STYLE,
         body="\n".join(section for section in sections if section),
     )
 
@@ -140,6 +150,44 @@ def _facts(facts: Mapping[str, str]) -> str:
         f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in facts.items()
     )
     return f'<dl class="facts">{cells}</dl>'
+
+
+def _grid(accuracies: Sequence[Accuracy]) -> str:
+    """Who by benchmark, where there are several of both. What was not measured is left empty."""
+    names = list(dict.fromkeys(row.label for row in accuracies))
+    benchmarks = list(dict.fromkeys(row.benchmark for row in accuracies))
+    if len(names) < 2 or len(benchmarks) < 2:
+        return ""
+    cells = {
+        (row.label, row.benchmark): f"<strong>{_share(row.correct / row.n if row.n else 0.0)}</strong> "
+        f"<small>{100 * row.low:.0f}–{100 * row.high:.0f}</small>"
+        for row in accuracies
+    }
+    head = "".join(f"<th>{_text(benchmark)}</th>" for benchmark in benchmarks)
+    rows = "".join(
+        f"<tr><td>{_text(name)}</td>"
+        + "".join(f'<td class="number">{cells.get((name, benchmark), "")}</td>' for benchmark in benchmarks)
+        + "</tr>"
+        for name in names
+    )
+    return (
+        '<section><h2>At a glance</h2><div class="scroll"><table class="grid">'
+        f"<tr><th></th>{head}</tr>{rows}</table></div></section>"
+    )
+
+
+def _counts(counts: Mapping[str, Mapping[str, int]]) -> str:
+    parts = []
+    for heading, found in counts.items():
+        most = max(found.values(), default=0)
+        rows = "".join(
+            f"<tr><td>{_text(name)}</td><td>{count_bar(count, most)}</td>"
+            f'<td class="number">{count:,}</td></tr>'
+            for name, count in found.items()
+        )
+        parts.append(f"<div><h3>{_text(heading)}</h3><table>{rows}</table></div>" if rows else "")
+    body = "".join(parts)
+    return f'<section><h2>What happened</h2><div class="counts">{body}</div></section>' if body else ""
 
 
 def _accuracies(accuracies: Sequence[Accuracy], differences: Sequence[Difference]) -> str:
@@ -188,18 +236,28 @@ def _losses(losses: Mapping[str, Sequence[tuple[int, float]]]) -> str:
     return f'<section><h2>Training loss</h2><div class="chart">{loss_chart(curves)}</div></section>'
 
 
-def _examples(examples: Sequence[Example]) -> str:
+def _examples(examples: Sequence[Example], title: str) -> str:
     if not examples:
         return ""
-    parts = ["<h2>The same task, side by side</h2>"]
-    for example in examples:
-        attempts = "".join(_attempt(attempt) for attempt in example.attempts)
-        parts.append(
-            f'<article><p class="question">{_text(example.question)}</p>'
-            f'<p class="gold">Right answer: <strong>{_text(example.gold)}</strong></p>'
-            f'<div class="attempts">{attempts}</div></article>'
-        )
+    parts = [f"<h2>{_text(title)}</h2>"]
+    for number, example in enumerate(examples):
+        article = _example(example)
+        if number >= _OPEN:
+            first = " ".join(example.question.split())
+            head = f"{example.note}: {_cut(first, 160)}" if example.note else _cut(first, 160)
+            article = f"<details><summary>{_text(head)}</summary>{article}</details>"
+        parts.append(article)
     return "<section>" + "".join(parts) + "</section>"
+
+
+def _example(example: Example) -> str:
+    attempts = "".join(_attempt(attempt) for attempt in example.attempts)
+    note = f'<p class="note">{_text(example.note)}</p>' if example.note else ""
+    return (
+        f'<article><p class="question">{_text(example.question)}</p>'
+        f'<p class="gold">Right answer: <strong>{_text(_cut(example.gold, 300))}</strong></p>{note}'
+        f'<div class="attempts">{attempts}</div></article>'
+    )
 
 
 def _attempt(attempt: RenderedAttempt) -> str:
@@ -288,77 +346,3 @@ def _seconds(value: float) -> str:
     minutes, seconds = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
-
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2129; --dim: #626a76; --paper: #ffffff; --panel: #f5f6f8;
-  --line: #dfe3e8; --accent: #2f6fde; --second: #c2571a; --third: #7a4bc4; --fourth: #14857a;
-  --right: #15803d; --wrong: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e8ec; --dim: #9aa3af; --paper: #14171c;
-  --panel: #1d2128; --line: #323842; --accent: #7aa7f7; --second: #f0975c; --third: #b898ee;
-  --fourth: #5cc5b8; --right: #5fcf86; --wrong: #f28b82; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1.25rem 4rem; max-width: 68rem; background: var(--paper);
-  color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 1.75rem; line-height: 1.2; margin: .5rem 0 .25rem; }
-h2 { font-size: 1.25rem; margin: 2.5rem 0 .75rem; }
-h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
-h4 { font-size: .95rem; margin: 0 0 .5rem; display: flex; justify-content: space-between; gap: .75rem; }
-.subtitle, small, .gold, dt { color: var(--dim); }
-.subtitle { margin: 0 0 1.25rem; max-width: 46rem; }
-small { display: block; font-size: .8rem; overflow-wrap: anywhere; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .75rem; margin: 0; }
-.facts div { background: var(--panel); border-radius: .5rem; padding: .6rem .8rem; }
-dt { font-size: .8rem; } dd { margin: 0; font-weight: 600; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; }
-th { text-align: left; color: var(--dim); font-weight: 500; font-size: .8rem; }
-th, td { padding: .45rem .9rem .45rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
-.accuracy { table-layout: fixed; min-width: 36rem; } .accuracy th:nth-child(1) { width: 32%; }
-.accuracy th:nth-child(2) { width: 15%; } .accuracy th:nth-child(3) { width: 30%; }
-.bar svg { width: 100%; height: 1.1rem; display: block; }
-.total td { font-weight: 600; border-bottom: 0; }
-.value { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .8rem;
-  overflow-wrap: anywhere; }
-.difference { border-left: 4px solid var(--dim); padding: .5rem .9rem; background: var(--panel);
-  border-radius: 0 .5rem .5rem 0; }
-.difference.up { border-color: var(--right); } .difference.down { border-color: var(--wrong); }
-.chart { max-width: 48rem; overflow-x: auto; }
-.chart svg { width: 100%; min-width: 30rem; height: auto; display: block; }
-article { border: 1px solid var(--line); border-radius: .75rem; padding: 1rem; margin: 0 0 1.25rem; }
-.question { margin: 0; font-weight: 600; white-space: pre-wrap; overflow-wrap: anywhere; }
-.gold { margin: .25rem 0 1rem; }
-.attempts { display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }
-.attempt { background: var(--panel); border-radius: .5rem; padding: .8rem; min-width: 0; }
-.attempt ol { margin: 0; padding: 0; list-style: none; } .attempt li + li { margin-top: .8rem; }
-.attempt > p { margin: .6rem 0 0; font-weight: 600; overflow-wrap: anywhere; }
-.thought { margin: 0 0 .35rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-pre { margin: 0 0 .35rem; padding: .5rem .65rem; border-radius: .4rem; max-height: 18rem; overflow: auto;
-  white-space: pre-wrap; overflow-wrap: anywhere; background: var(--paper); border: 1px solid var(--line);
-  font: .82rem/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
-pre.seen { background: none; border-style: dashed; color: var(--dim); }
-.verdict { white-space: nowrap; }
-.verdict.right { color: var(--right); } .verdict.wrong { color: var(--wrong); }
-@media (max-width: 40rem) { body { padding: 1rem .9rem 3rem; } article { padding: .75rem; } }
-@media print { pre { max-height: none; } article { break-inside: avoid; } }
-"""
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<header><h1>{title}</h1>{subtitle}</header>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""

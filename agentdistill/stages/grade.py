@@ -13,12 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agentdistill.clients.sandbox import open_sandbox
+from agentdistill.evaluation.report import write_report
 from agentdistill.evaluation.samples import pass_at_k, rate
 from agentdistill.evaluation.stats import Proportion
 from agentdistill.grading import AnswerGrader, Grader
 from agentdistill.grading.judge import Agreement, Judge, agreement
 from agentdistill.grading.qa import aliases, f1
-from agentdistill.runs import read_failures, read_trajectories, write_atomic, write_scores
+from agentdistill.runs import read_failures, read_run_json, read_trajectories, write_atomic, write_scores
+from agentdistill.stages.pages import run_page
 from agentdistill.stages.progress import Progress, Silent
 from agentdistill.stages.spending import total
 from agentdistill.types import ActionModel, Score, StopReason, TaskKind, Trajectory, Usage, to_json
@@ -88,6 +90,7 @@ def grade(
     record = to_json(summary)
     del record["scores"]
     write_atomic(out / "summary.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_report(out / "report.html", run_page(read_run_json(out), trajectories, scores, summary))
     return summary
 
 

@@ -59,11 +59,17 @@ def report(text):
         accuracies=[Accuracy(text, text, text, 3, 4, 0.3, 0.95, text)],
         differences=[Difference(text, text, 0.5, 0.1, 0.9, 3, 1, text)],
         losses={text: [(1, 1.5), (2, 1.25)]},
+        counts={text: {text: 3}},
         examples=[
             Example(
-                text, text, [RenderedAttempt(text, [RenderedStep(text, text, text)], text, correct=False)] * 2
+                text,
+                text,
+                [RenderedAttempt(text, [RenderedStep(text, text, text)], text, correct=False)] * 2,
+                text,
             )
-        ],
+        ]
+        * 6,
+        examples_title=text,
         timings=[StageTiming(text, 75.0, 1200, 34, text)],
         provenance={text: text},
     )
@@ -105,6 +111,25 @@ def test_numbers_are_shown():
 def test_a_difference_says_what_its_interval_allows(low, high, words):
     page = render(ReportData("t", differences=[Difference("d", "b", (low + high) / 2, low, high, 1, 1)]))
     assert words in page
+
+
+def test_several_runs_and_benchmarks_have_a_table_of_their_own():
+    rows = [Accuracy(who, "m", b, 1, 4, 0.0, 0.5) for who in ("x", "y") for b in ("gsm8k", "bbh")]
+    page = Page(render(ReportData("t", accuracies=rows[:3])))
+    assert "At a glance" in page.text and page.text.count("0–50") == 3  # y has no bbh
+    assert "At a glance" not in render(ReportData("t", accuracies=rows[:2]))
+
+
+def test_counts_are_bars_of_one_scale():
+    page = render(ReportData("t", counts={"Steps": {"1 step": 30, "2 steps": 15}, "Nothing": {}}))
+    assert 'width="100.00"' in page and 'width="50.00"' in page
+    assert "Nothing" not in page
+
+
+def test_examples_beyond_the_first_are_folded():
+    page = Page(render(report("x")))
+    assert page.tags.count("article") == 6
+    assert page.tags.count("details") == page.tags.count("summary") == 2
 
 
 def test_empty_parts_are_left_out():
