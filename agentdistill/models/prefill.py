@@ -10,8 +10,8 @@
 In process the prefix goes in as tokens, and there is no ladder. Guaranteed: each rung is probed once per
 endpoint, whatever the number of threads (again only after it has refused all of them), and an endpoint that
 comes to refuse a rung is taken down the ladder; whether a server sends the prefix back is learned by the
-probe, so that a model which repeats itself is not taken for one that echoes. Not guaranteed: that a server goes on
-from the prefix on every call; the probe saw that it does on one.
+probe, so that a model which repeats itself is not taken for one that echoes. Not guaranteed: that a server
+goes on from the prefix on every call; the probe saw that it does on one.
 """
 
 from __future__ import annotations
