@@ -78,6 +78,11 @@ def show(summary: GradeSummary, as_json: bool) -> None:
     if summary.pass_at:
         shares = ", ".join(f"pass@{k} {share:.1%}" for k, share in summary.pass_at.items())
         err.print(f"{summary.samples} attempts a task: {shares}; intervals are clustered by task")
+    if (most := summary.majority) is not None:
+        err.print(
+            f"by the answer that most attempts at a task gave: {most.successes} of {most.n} tasks, "
+            f"{most.rate:.1%} ({most.low:.1%} to {most.high:.1%})"
+        )
     if (found := summary.agreement) is not None:
         kappa = f", kappa {found.kappa:.2f}" if found.kappa is not None else ""
         err.print(

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agentdistill.clients.sandbox import open_sandbox
+from agentdistill.evaluation.majority import majority
 from agentdistill.evaluation.report import write_report
 from agentdistill.evaluation.samples import pass_at_k, rate
-from agentdistill.evaluation.stats import Proportion
+from agentdistill.evaluation.stats import Proportion, proportion
 from agentdistill.grading import AnswerGrader, Grader
 from agentdistill.grading.judge import Agreement, Judge, agreement
 from agentdistill.grading.qa import aliases, f1
@@ -33,7 +34,8 @@ class GradeSummary:
     """What a graded RUN amounts to. Means are per attempt; seconds are wall seconds of an attempt.
 
     Intervals are Wilson's with one attempt a task, clustered by task with more. `f1` has the mean F1 (0 to
-    1) of each source of phrases; `pass_at` the chance that one of k attempts is right, for k = 1, 2, 4 ...
+    1) of each source of phrases; `majority` counts tasks, by the answer that most of a task's attempts gave,
+    and is None with one; `pass_at` the chance that one of k attempts is right, for k = 1, 2, 4 ...
     up to the attempts that every task has, and is empty with one; `step_errors` counts steps by the class
     of their error, `tool_calls` has calls per attempt by the tool's name. `usd` is per attempt, None where
     a price is unknown; `total` is what the RUN has cost, tries that failed included.
@@ -52,6 +54,7 @@ class GradeSummary:
     tasks: int = 0
     samples: int = 0
     f1: dict[str, float] = field(default_factory=dict)
+    majority: Proportion | None = None
     pass_at: dict[int, float] = field(default_factory=dict)
     tool_calls: dict[str, float] = field(default_factory=dict)
     methods: dict[str, int] = field(default_factory=dict)
@@ -156,6 +159,7 @@ def summarise(
         tasks=len(marks),
         samples=max(map(len, marks.values()), default=0),
         f1=_f1(trajectories),
+        majority=_majority(trajectories, scores),
         pass_at={k: round(pass_at_k(marks, k), 4) for k in _powers(fewest)} if fewest > 1 else {},
         tool_calls={
             tool: round(count / n, 2)
@@ -205,3 +209,8 @@ def _f1(trajectories: Iterable[Trajectory]) -> dict[str, float]:
         if task.kind is TaskKind.QA:
             found.setdefault(_source(attempt), []).append(f1(attempt.answer, task.answer, aliases(task)))
     return {source: round(sum(values) / len(values), 4) for source, values in sorted(found.items())}
+
+
+def _majority(trajectories: list[Trajectory], scores: list[Score]) -> Proportion | None:
+    verdicts = majority(trajectories, scores)
+    return proportion([score.correct for score in verdicts]) if len(verdicts) < len(scores) else None
