@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from agentdistill.grading.extract import final_answer
 from agentdistill.grading.stated import forms, states
 from agentdistill.models.base import BaseModel
 from agentdistill.types import Completion, Json, Message, Sampling, Task, ThoughtStatus
@@ -35,8 +36,6 @@ _OPENER = re.compile(
     re.IGNORECASE,
 )
 _MARKER = re.compile(r"^\s*(?:#{1,6}\s+|[-*•]\s+|\(?\d{1,2}[.)]\s+|step\s+\d+\s*[:.)-]\s*)+", re.IGNORECASE)
-_FINAL = re.compile(r"(?:answer(?:\s+is)?|####)\s*[:=]?\s*(.+)$", re.IGNORECASE)
-_BOXED = re.compile(r"\\boxed\{([^{}]+)\}")
 
 
 class FirstThoughtModel(BaseModel):
@@ -107,18 +106,6 @@ def cut(cot: str, task: Task, rule: str) -> tuple[ThoughtStatus, str]:
     if len(text.split()) < MIN_WORDS:
         return (ThoughtStatus.LEAKED if leaked else ThoughtStatus.EMPTY), ""
     return ThoughtStatus.USED, text
-
-
-def final_answer(cot: str) -> str:
-    """The answer a chain of thought ends with ("The answer is X", \\boxed{X}, #### X), or ""."""
-    boxed = _BOXED.findall(cot)
-    if boxed:
-        return str(boxed[-1]).strip()
-    for line in reversed(cot.strip().splitlines()):
-        found = _FINAL.search(line.replace("*", ""))
-        if found:
-            return found.group(1).strip().strip("\\()[]$ ").rstrip(".")
-    return ""
 
 
 def _says_something(sentence: str) -> bool:

@@ -1,4 +1,4 @@
-"""Evaluation is generation without a first thought, then grading."""
+"""Evaluation is generation without a first thought, or a plain chain of thought, then grading."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from agentdistill.grading import AnswerGrader
 from agentdistill.models.base import BaseModel
 from agentdistill.stages.attempt import AttemptSettings
-from agentdistill.stages.generate import generate
+from agentdistill.stages.baseline import ChainOfThought
+from agentdistill.stages.generate import generate, think
 from agentdistill.stages.grade import GradeSummary, grade
 from agentdistill.stages.progress import Progress
-from agentdistill.stages.spending import Price
+from agentdistill.stages.spending import Budget, Price
 from agentdistill.types import Json, Task
 
 
@@ -19,25 +21,45 @@ def evaluate(
     tasks: Sequence[Task],
     out: Path,
     model: BaseModel,
-    settings: AttemptSettings,
+    settings: AttemptSettings | ChainOfThought,
     *,
+    samples: int = 1,
     concurrency: int = 4,
     price: Price | None = None,
+    budget: Budget | None = None,
+    grader: AnswerGrader | None = None,
     asked: dict[str, Json] | None = None,
     progress: Progress | None = None,
     stage: str = "eval",
 ) -> GradeSummary:
-    """One attempt at every task by an agent of `model`, graded. The student never gets a first thought."""
-    settings = replace(settings, first_thought="off", given_thoughts={})
+    """`samples` attempts at every task by `model`, graded: as an agent, or by chains of thought, as the
+    settings say. The student never gets a first thought. Raises what `generate` and `grade` raise."""
+    if isinstance(settings, ChainOfThought):
+        think(
+            tasks,
+            out,
+            model,
+            settings,
+            samples=samples,
+            concurrency=concurrency,
+            price=price,
+            budget=budget,
+            asked=asked,
+            progress=progress,
+            stage=stage,
+        )
+        return grade(out, grader=grader, progress=progress)
     generate(
         tasks,
         out,
         model,
-        settings,
+        replace(settings, first_thought="off", given_thoughts={}),
+        samples=samples,
         concurrency=concurrency,
         price=price,
+        budget=budget,
         asked=asked,
         progress=progress,
         stage=stage,
     )
-    return grade(out, progress=progress)
+    return grade(out, grader=grader, sandbox=settings.sandbox, progress=progress)

@@ -18,6 +18,7 @@ from agentdistill.agent import first_thought
 from agentdistill.agent.build import chain_of_thought_prompt
 from agentdistill.errors import ContextOverflowError, UsageError
 from agentdistill.grading import Grader
+from agentdistill.grading.extract import final_answer
 from agentdistill.models.base import BaseModel
 from agentdistill.types import FirstThought, Task, ThoughtStatus
 
@@ -72,7 +73,7 @@ class FirstThoughts:
         except ContextOverflowError:  # nor will the attempt fit: that is for its first step to say
             return FirstThought(status=ThoughtStatus.EMPTY, rule=rule)
         cot = drawn.text
-        correct, _, _ = self._grader.grade(first_thought.final_answer(cot) or None, task)
+        correct, _, _ = self._grader.grade(final_answer(cot) or None, task)
         status, text = first_thought.cut(cot, task, "paragraph" if rule == "paragraph" else "content")
         if rule == "correct-only" and not correct:
             status, text = ThoughtStatus.WRONG, ""

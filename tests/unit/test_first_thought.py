@@ -6,8 +6,8 @@ from agentdistill.agent.first_thought import (
     MAX_WORDS,
     FirstThoughtModel,
     cut,
-    final_answer,
 )
+from agentdistill.grading.extract import final_answer
 from agentdistill.models.scripted import ScriptedModel
 from agentdistill.types import Task, TaskKind, ThoughtStatus
 
@@ -21,6 +21,10 @@ TASK = Task("t", "How many bottles are in 17 crates of 36?", "612")
         ("So \\(\\boxed{612}\\).", "612"),
         ("#### 612", "612"),
         ("**The answer is: 612 bottles.**", "612 bottles"),
+        ("So it is \\boxed{\\frac{1}{2}}, not \\boxed{1", "\\frac{1}{2}"),
+        ("The answer is (0, 5].", "(0, 5]"),
+        ("The answer is (B).", "(B)"),
+        ("Answer: $x^2 (y)$.", "x^2 (y)"),
         ("No end in sight", ""),
     ],
 )
