@@ -1,0 +1,1 @@
+"""The neural-symbolic knowledge base: entry, store, recall, distill (METHOD 2)."""
