@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from agentdistill.stages.export import export
     from agentdistill.stages.generate import generate
     from agentdistill.stages.grade import grade
+    from agentdistill.stages.spending import Budget, Price
     from agentdistill.stages.train import train
     from agentdistill.tasks.families import make_tasks
     from agentdistill.tasks.load import load_tasks
@@ -28,6 +29,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AttemptSettings",
+    "Budget",
+    "Price",
     "compare",
     "curate",
     "evaluate",
@@ -43,6 +46,8 @@ __all__ = [
 
 _HOMES = {
     "AttemptSettings": "stages.attempt",
+    "Budget": "stages.spending",
+    "Price": "stages.spending",
     "compare": "stages.compare",
     "curate": "stages.curate",
     "evaluate": "stages.evaluate",
