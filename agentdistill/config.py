@@ -15,7 +15,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -63,6 +63,12 @@ class GenerateConfig(AttemptConfig):
 
 class EvalConfig(AttemptConfig):
     """`agentdistill eval`."""
+
+    mode: Literal["agent", "cot", "cot-rag"] = "agent"
+    samples: int = Field(default=1, ge=1)
+    budget: float | None = Field(default=None, ge=0)
+    budget_tokens: int | None = Field(default=None, ge=0)
+    grader: str | None = None
 
 
 class PriceConfig(Config):

@@ -3,35 +3,65 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from agentdistill.cli import options as o
+from agentdistill.errors import UsageError
+
+if TYPE_CHECKING:
+    from agentdistill.config import EvalConfig
+    from agentdistill.stages.attempt import AttemptSettings
+    from agentdistill.stages.baseline import ChainOfThought
 
 
 @o.with_attempt_options
 def evaluate(
     tasks: o.TaskFile,
     out: o.RunFolder,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            help="agent; cot: a plain chain of thought; cot-rag: one with passages of the --retriever before "
+            "the question. \\[default: agent]"
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Attempts a task; more than one need a --temperature. \\[default: 1]")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="USD the whole RUN may cost; needs a price in --config.", show_default=False),
+    ] = None,
+    budget_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens the whole RUN may take, read and written.", show_default=False),
+    ] = None,
+    grader: o.GraderFile = None,
     config: o.ConfigFile = None,
     as_json: o.AsJson = False,
     **flags: Any,
 ) -> None:
-    """Let a model act as an agent on tasks, grade it, print a table.
+    """Let a model solve tasks, as an agent or by a chain of thought; grade it, print a table.
 
     A checkpoint is asked with the prompts it was trained on, any other model with the teacher's (they hold
-    examples). Example: agentdistill eval tasks.jsonl -o runs/student --model checkpoints/student --limit 60
+    examples).
+
+    Example: agentdistill eval math500@level=1-2 -o runs/student --model checkpoints/student
     """
     from agentdistill.cli.console import Bars
     from agentdistill.cli.grade import show
     from agentdistill.config import EvalConfig, load
     from agentdistill.stages.evaluate import evaluate as run
+    from agentdistill.stages.spending import Budget
 
-    settings = load(EvalConfig, "eval", config, o.given(flags))
+    own: dict[str, Any] = {"mode": mode, "samples": samples, "grader": grader}
+    own |= {"budget": budget, "budget_tokens": budget_tokens}
+    settings = load(EvalConfig, "eval", config, o.given(flags) | own)
+    judging = o.load_grader(settings.grader) if settings.grader else None
     loaded, asked = o.tasks_of(tasks, settings)
-    own = Path(settings.model) / "prompts.yaml"
-    attempt = o.attempt_settings(settings, str(own) if own.is_file() else "teacher")
+    attempt = _attempt(settings)
     student = o.open_for(settings)
     try:
         summary = run(
@@ -39,9 +69,12 @@ def evaluate(
             out,
             student,
             attempt,
+            samples=settings.samples,
             concurrency=settings.concurrency,
             price=o.price_of(student, config),
-            asked=asked,
+            budget=Budget(settings.budget, settings.budget_tokens),
+            grader=judging,
+            asked={**asked, "budget": settings.budget, "budget_tokens": settings.budget_tokens},
             progress=Bars(),
         )
     finally:
@@ -49,3 +82,18 @@ def evaluate(
     show(summary, as_json)
     if summary.failed:
         raise typer.Exit(1)
+
+
+def _attempt(settings: EvalConfig) -> AttemptSettings | ChainOfThought:
+    """What shapes an attempt of the mode. Raises UsageError for a retriever that is missing, or one too many."""
+    from agentdistill.stages.baseline import ChainOfThought
+
+    if settings.mode == "cot-rag" and settings.retriever is None:
+        raise UsageError("--mode cot-rag needs something to search in", "give a --retriever")
+    if settings.mode == "cot" and settings.retriever is not None:
+        raise UsageError("--mode cot uses no retriever", "leave it out, or take --mode cot-rag")
+    own = Path(settings.model) / "prompts.yaml"
+    agent = o.attempt_settings(settings, str(own) if own.is_file() else "teacher")
+    if settings.mode == "agent":
+        return agent
+    return ChainOfThought(agent.prompts, agent.sampling, agent.retriever)
