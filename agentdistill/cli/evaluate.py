@@ -85,7 +85,7 @@ def evaluate(
 
 
 def _attempt(settings: EvalConfig) -> AttemptSettings | ChainOfThought:
-    """What shapes an attempt of the mode. Raises UsageError for a retriever that is missing, or one too many."""
+    """What shapes an attempt of the mode. Raises UsageError for a missing retriever, or one too many."""
     from agentdistill.stages.baseline import ChainOfThought
 
     if settings.mode == "cot-rag" and settings.retriever is None:
