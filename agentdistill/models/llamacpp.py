@@ -4,7 +4,7 @@ Guaranteed: prompts are rendered here and continued token for token (rung d of t
 from several threads share the server's slots, and the GIL is free while it computes. The HTTP listener that
 xllamacpp always opens is bound to loopback and locked with a random key. A conversation that leaves a reply
 no room is a ContextOverflowError, never shifted or cut: one longer than a slot's context, and one whose reply
-met the end of the context before its own limit.
+met the end of the context before its own limit. The samples of a call share one forward pass of the prompt.
 Not guaranteed: equal text for equal seeds when other slots are busy (batched kernels round differently).
 """
 
@@ -14,9 +14,9 @@ import hashlib
 import os
 import secrets
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import httpx
@@ -75,25 +75,55 @@ class LlamaCppModel(BaseModel):
         stop: Sequence[str] = (),
         sampling: Sampling | None = None,
     ) -> list[Completion]:
+        drawn = dict(self.draw(messages, n, prefix=prefix, stop=stop, sampling=sampling))
+        return [drawn[index] for index in range(n)]
+
+    def draw(
+        self,
+        messages: Sequence[Message],
+        n: int = 1,
+        *,
+        prefix: str = "",
+        stop: Sequence[str] = (),
+        sampling: Sampling | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> Iterator[tuple[int, Completion]]:
+        """See BaseModel. More samples than slots are drawn in groups, one after the other. A sample that
+        meets the end of the context ends there, with FinishReason.LENGTH, if another one has ended before; if
+        none has, the call raises ContextOverflowError."""
         sampling = sampling or self.sampling
         prompt = self.template.render(messages, prefix)
-        requests = [self._request(prompt, stop, sampling, sampling.seed + i) for i in range(n)]
-        if n == 1:
-            replies = [self._complete(requests[0])]
-        else:
-            with ThreadPoolExecutor(min(n, self.slots)) as pool:
-                replies = list(pool.map(self._complete, requests))
-        for reply in replies:
-            self._check_room(reply, sampling.max_tokens)
-        return [_completion(reply, "tokens" if prefix else "") for reply in replies]
+        enough = cancelled or threading.Event()
+        alone = True
+        for first in range(0, n, self.slots):
+            samples = [
+                _Sample(first + i, "tokens" if prefix else "") for i in range(min(self.slots, n - first))
+            ]
+            request = self._request(prompt, stop, sampling, sampling.seed + first, len(samples))
+            for sample in [] if enough.is_set() else self._ended(request, samples, enough):
+                if sample.finish == "length" and sample.tokens_out < sampling.max_tokens and alone:
+                    raise self._overflow(
+                        f"{sample.prompt_tokens} tokens left room for {sample.tokens_out} of the "
+                        f"{sampling.max_tokens} a reply may have"
+                    )
+                alone = False
+                yield sample.index, sample.completion()
+            # A sample that is given up is not told what the prompt was, but a finished one was.
+            samples[0].prompt_tokens = next((s.prompt_tokens for s in samples if s.prompt_tokens), None)
+            yield from ((sample.index, sample.completion()) for sample in samples if not sample.finish)
 
     def close(self) -> None:
         with self._closing:
             self._server = None
 
-    def _request(self, prompt: str, stop: Sequence[str], sampling: Sampling, seed: int) -> dict[str, Json]:
+    def _request(
+        self, prompt: str, stop: Sequence[str], sampling: Sampling, seed: int, count: int
+    ) -> dict[str, Json]:
         return {
             "prompt": prompt,
+            # The server reads the prompt in one slot and copies it to the others; sample i has seed + i.
+            "n_cmpl": count,
+            "stream": True,
             "n_predict": sampling.max_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -104,33 +134,52 @@ class LlamaCppModel(BaseModel):
             "cache_prompt": True,
         }
 
-    def _complete(self, request: dict[str, Json]) -> dict[str, Any]:
+    def _ended(
+        self, request: dict[str, Json], samples: Sequence[_Sample], enough: threading.Event
+    ) -> Iterator[_Sample]:
+        """The samples of one request as they end; it is given up once `enough` is set or nobody listens."""
         server = self._server
         if server is None:
             raise ModelError(f"{self.model_id} is closed")
-        try:
-            reply = server.handle_completions(request)
-        except Exception as error:  # xllamacpp raises RuntimeError and ValueError alike
-            raise ModelError(f"llama.cpp failed on {self.model_id}: {error}") from error
-        if not isinstance(reply, dict) or "choices" not in reply:
-            # Errors come as {"error": {...}} or as the inner object alone.
-            said = reply.get("error", reply) if isinstance(reply, dict) else reply
-            message = said.get("message", said) if isinstance(said, dict) else said
-            if isinstance(said, dict) and said.get("type") == "exceed_context_size_error":
-                raise self._overflow(str(message))
-            raise ModelError(f"llama.cpp refused a call to {self.model_id}: {message}")
-        return reply
+        chunks: SimpleQueue[Any] = SimpleQueue()
+        dropped = threading.Event()
 
-    def _check_room(self, reply: dict[str, Any], max_tokens: int) -> None:
-        if reply["choices"][0].get("finish_reason") != "length":
-            return
-        usage = reply.get("usage", {})
-        written = int(usage.get("completion_tokens", 0))
-        if written < max_tokens:
-            read = usage.get("prompt_tokens", 0)
-            raise self._overflow(
-                f"{read} tokens left room for {written} of the {max_tokens} a reply may have"
-            )
+        def hear(chunk: Any) -> bool:  # True ends the request; what it raises is lost
+            chunks.put(chunk)
+            return enough.is_set() or dropped.is_set()
+
+        def work() -> None:
+            try:
+                chunks.put(server.handle_completions(request, hear))  # None, or what went wrong
+            except Exception as error:  # xllamacpp raises RuntimeError and ValueError alike
+                chunks.put(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            while (chunk := chunks.get()) is not None:
+                if isinstance(chunk, Exception):
+                    raise ModelError(f"llama.cpp failed on {self.model_id}: {chunk}") from chunk
+                if not isinstance(chunk, dict) or "choices" not in chunk:
+                    raise self._refusal(chunk)
+                sample = samples[chunk["choices"][0]["index"]]
+                sample.add(chunk)
+                if sample.finish:
+                    yield sample
+            unfinished = [sample for sample in samples if not sample.finish]
+            if unfinished and not enough.is_set():
+                raise ModelError(f"llama.cpp broke off on {self.model_id}")
+        finally:
+            dropped.set()
+            thread.join()
+
+    def _refusal(self, reply: Any) -> ModelError:
+        # Errors come as {"error": {...}} or as the inner object alone.
+        said = reply.get("error", reply) if isinstance(reply, dict) else reply
+        message = said.get("message", said) if isinstance(said, dict) else said
+        if isinstance(said, dict) and said.get("type") == "exceed_context_size_error":
+            return self._overflow(str(message))
+        return ModelError(f"llama.cpp refused a call to {self.model_id}: {message}")
 
     def _overflow(self, what: str) -> ContextOverflowError:
         return ContextOverflowError(
@@ -178,13 +227,33 @@ def _start(path: Path, slots: int, context: int, threads: int) -> tuple[Any, Cha
     return server, ChatTemplate(source, properties.get("bos_token", ""), properties.get("eos_token", ""))
 
 
-def _completion(reply: dict[str, Any], prefill: str) -> Completion:
-    choice = reply["choices"][0]
-    usage = reply.get("usage", {})
-    return Completion(
-        text=choice["text"],
-        finish_reason=FinishReason.LENGTH if choice.get("finish_reason") == "length" else FinishReason.STOP,
-        tokens_in=int(usage.get("prompt_tokens", 0)),
-        tokens_out=int(usage.get("completion_tokens", 0)),
-        prefill=prefill,
-    )
+class _Sample:
+    """One sample of a request on its way. `finish` is "" until it has ended."""
+
+    def __init__(self, index: int, prefill: str) -> None:
+        self.index = index
+        self.text = ""
+        self.finish = ""
+        self.prompt_tokens: int | None = None
+        self.tokens_out = 0
+        self._prefill = prefill
+
+    def add(self, chunk: dict[str, Any]) -> None:
+        choice = chunk["choices"][0]
+        self.text += choice["text"]
+        self.finish = choice.get("finish_reason") or ""
+        # Every chunk is a token; the last one, which is none, tells the count.
+        usage = chunk.get("usage", {})
+        self.prompt_tokens = usage.get("prompt_tokens")
+        self.tokens_out = int(usage.get("completion_tokens", self.tokens_out + 1))
+
+    def completion(self) -> Completion:
+        reasons = {"": FinishReason.CANCELLED, "length": FinishReason.LENGTH}
+        return Completion(
+            text=self.text,
+            finish_reason=reasons.get(self.finish, FinishReason.STOP),
+            # The samples share the prompt, so it was read once.
+            tokens_in=0 if self.index else self.prompt_tokens,
+            tokens_out=self.tokens_out,
+            prefill=self._prefill,
+        )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -59,6 +62,58 @@ def test_greedy_text_is_repeatable(model: LlamaCppModel) -> None:
 def test_samples_of_one_call_differ(model: LlamaCppModel) -> None:
     first, second = model.sample(COUNT, 2, sampling=Sampling(temperature=1.5, max_tokens=24, seed=1))
     assert first.text != second.text
+
+
+def test_samples_of_one_call_are_those_drawn_one_by_one(model: LlamaCppModel) -> None:
+    warm = Sampling(temperature=0.8, top_p=0.9, max_tokens=16, seed=3)
+    together = model.sample(COUNT, 5, stop=[" three"], sampling=warm)  # on two slots
+    for index, one in enumerate(together):
+        (alone,) = model.sample(COUNT, stop=[" three"], sampling=replace(warm, seed=3 + index))
+        assert replace(one, tokens_in=alone.tokens_in) == alone
+    assert [one.tokens_in for one in together[1:]] == [0, 0, 0, 0]
+    assert together[0].tokens_in
+
+
+def test_samples_of_one_call_read_the_prompt_once() -> None:
+    model = LlamaCppModel(catalog.fetch("smollm2-135m"), slots=4, context=512, threads=1)
+    seconds = []
+    for n, name in ((1, "Eve"), (1, "Ada"), (4, "Bob")):  # the first pays for touching the weights
+        ask: list[Message] = [{"role": "user", "content": f"{name} counts pens. " * 60}]
+        started = time.process_time()
+        model.sample(ask, n, sampling=Sampling(max_tokens=1, temperature=0.5))
+        seconds.append(time.process_time() - started)
+    model.close()
+    assert seconds[2] < 2 * seconds[1]
+
+
+def test_cancelled_samples_come_back_as_they_are(model: LlamaCppModel) -> None:
+    enough = threading.Event()
+    warm = Sampling(temperature=1.0, max_tokens=400, seed=3)
+    drawn = {}
+    started = time.monotonic()
+    threading.Timer(0.5, enough.set).start()
+    for index, one in model.draw(COUNT, 5, stop=[" ten"], sampling=warm, cancelled=enough):
+        drawn[index] = one
+    assert sorted(drawn) == [0, 1, 2, 3, 4]
+    assert time.monotonic() - started < 20
+    assert drawn[4].finish_reason is FinishReason.CANCELLED
+    assert (drawn[4].text, drawn[4].tokens_out) == ("", 0)
+    assert model.sample(COUNT, sampling=Sampling(max_tokens=2)), "the engine goes on"
+
+
+def test_a_draw_that_is_dropped_frees_its_slots(model: LlamaCppModel) -> None:
+    warm = Sampling(temperature=1.0, max_tokens=300, seed=3)
+    unfinished = model.draw(COUNT, 2, stop=["o"], sampling=warm)
+    next(unfinished)
+    unfinished.close()  # type: ignore[attr-defined]
+    assert len(model.sample(COUNT, 2, sampling=Sampling(max_tokens=2))) == 2
+
+
+def test_several_draws_at_once_get_their_slots(model: LlamaCppModel) -> None:
+    warm = Sampling(temperature=0.8, max_tokens=8)
+    with ThreadPoolExecutor(4) as pool:
+        drawn = list(pool.map(lambda i: model.sample(COUNT, 2, sampling=replace(warm, seed=i)), range(6)))
+    assert all(len(samples) == 2 and all(one.tokens_out for one in samples) for samples in drawn)
 
 
 def test_text_that_is_not_ascii_or_not_text_reaches_the_model(model: LlamaCppModel) -> None:
