@@ -66,7 +66,8 @@ class ToolCall:
     """One call of a tool from sandboxed code. `error` is the text the code saw, if the call failed.
 
     `result` is what the tool has answered, or what it wants remembered of that: `{"passages": [id, ...]}`
-    for a search, whose text is in the step's observation if the code has printed it.
+    for a search, `{"entries": [id, ...]}` for a recall, whose text is in the step's observation if the code
+    has printed it.
     """
 
     name: str
@@ -225,14 +226,13 @@ class Usage:
 class KnowledgeUse:
     """What a knowledge base gave to an attempt (METHOD 2).
 
-    `delivery` is how ("off", "inject", "recall", "gated"), `choice` what ("retrieved", or "random" and
-    "filler" as controls), `mode` how it was searched ("hybrid", "lexical"). `entries` are the ids of those
-    that fitted. `injected` says that they stood in the prompt, and so in front of every step; those that a
-    `recall` call gave are in its ToolCall. `gap` is what the gate has measured, between 0 and 1.
+    `delivery` is how ("off", "inject", "recall", "gated"), `mode` how it was searched ("hybrid", "lexical").
+    `entries` are the ids of those that fitted. `injected` says that notes stood in the prompt, and so in
+    front of every step; entries that a `recall` call gave are in its ToolCall, and so in its Step. `gap` is
+    what the gate has measured, between 0 and 1.
     """
 
     delivery: str = "off"
-    choice: str = "retrieved"
     mode: str = ""
     entries: tuple[str, ...] = ()
     injected: bool = False

@@ -221,7 +221,7 @@ class LocalKnowledgeBase:
             entry = hits[0].entry
         text = shown(entry, self.notes, self.budget)
         if self.choice is Choice.FILLER:
-            text = filler(text, self.notes)
+            return Recollection((), filler(text, self.notes) if text else "", mode)
         return Recollection((entry.id,), text, mode) if text else Recollection(mode=mode)
 
     def fingerprint(self) -> dict[str, Json]:

@@ -16,6 +16,7 @@ from typing import Any
 from smolagents.models import ChatMessage, MessageRole, Model
 from smolagents.monitoring import TokenUsage
 
+from agentdistill.errors import ModelError
 from agentdistill.types import Completion, Json, Message, Sampling
 
 
@@ -62,6 +63,13 @@ class BaseModel(Model):
         them all. An iterator that is closed or dropped stops too, but tells nothing of what it cost.
         """
         yield from enumerate(self.sample(messages, n, prefix=prefix, stop=stop, sampling=sampling))
+
+    def sample_logprobs(
+        self, messages: Sequence[Message], *, top: int = 2, sampling: Sampling | None = None
+    ) -> Completion:
+        """One completion with `logprobs`: at each place the `top` likeliest tokens with their log
+        probabilities at temperature 1. An engine that does not tell them raises ModelError."""
+        raise ModelError(f"{self.model_id} tells no probabilities", "use another engine, or do without")
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Json]:

@@ -18,6 +18,7 @@ from typing import Any
 from agentdistill.errors import ContextOverflowError, ModelError
 from agentdistill.models.base import BaseModel
 from agentdistill.models.endpoint import Endpoint, RefusedError
+from agentdistill.models.logprobs import read_logprobs
 from agentdistill.models.prefill import (
     EMULATED,
     NO_PREFIX,
@@ -106,6 +107,13 @@ class OpenAICompatibleModel(BaseModel):
                     self._ladder.drop(rung)
                 return drawn
 
+    def sample_logprobs(
+        self, messages: Sequence[Message], *, top: int = 2, sampling: Sampling | None = None
+    ) -> Completion:
+        """See BaseModel. A server that does not know the field refuses it, or leaves `logprobs` None."""
+        (drawn,) = self._ask(_Asked(messages, "", (), sampling or self.sampling, top), 1, 0, NO_PREFIX)
+        return drawn
+
     def close(self) -> None:
         self._endpoint.close()
 
@@ -138,6 +146,8 @@ class OpenAICompatibleModel(BaseModel):
         }
         if n > 1:
             body["n"] = n
+        if asked.top_logprobs:
+            body |= {"logprobs": True, "top_logprobs": asked.top_logprobs}
         if asked.stop:
             body["stop"] = list(asked.stop)
         if prefill.rung == "completions":
@@ -216,6 +226,7 @@ class OpenAICompatibleModel(BaseModel):
                     # The prompt is computed once for all n: it is counted with the first.
                     tokens_in=tokens_in if i == 0 or tokens_in is None else 0,
                     tokens_out=None if tokens_out is None else _share(tokens_out, len(choices), i),
+                    logprobs=read_logprobs(choice) if asked.top_logprobs else None,
                     prefill=delivered,
                 )
             )
@@ -233,6 +244,7 @@ class _Asked:
     prefix: str
     stop: Sequence[str]
     sampling: Sampling
+    top_logprobs: int = 0
 
     @property
     def turns(self) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +156,32 @@ class TransformersModel(BaseModel):
             for sample in finished:
                 finish = FinishReason.STOP if sample.ended else FinishReason.LENGTH
                 yield sample.index, sample.completion(finish, len(ids), prefix)
+
+    def sample_logprobs(
+        self, messages: Sequence[Message], *, top: int = 2, sampling: Sampling | None = None
+    ) -> Completion:
+        """See BaseModel. The prompt is kept for the call that comes next."""
+        from agentdistill.models.decode import Rows, choose
+
+        sampling = sampling or self.sampling
+        likeliest: list[dict[str, float]] = []
+        with self._working():
+            prompt = self.template.render(messages, "")
+            ids = self._kept.encode(prompt)
+            room = self._room(len(ids), sampling.max_tokens)
+            _, keys_values, logits = self._prefill(prompt, ids)
+            rows = Rows(self._model, keys_values, 1)
+            sample = _Sample(0, sampling.seed, self.tokenizer, self._ends, ())
+            while not sample.ended and len(sample.ids) < room:
+                values, tokens = logits[0].float().log_softmax(-1).topk(top)
+                names = self.tokenizer.convert_ids_to_tokens(tokens.tolist())
+                likeliest.append(dict(zip(names, values.tolist(), strict=True)))
+                chosen = choose(logits, [sample.generator], sampling.temperature, sampling.top_p)
+                sample.add(chosen[0])
+                if not sample.ended and len(sample.ids) < room:
+                    logits = rows.step(chosen)
+        finish = FinishReason.STOP if sample.ended else FinishReason.LENGTH
+        return replace(sample.completion(finish, len(ids), ""), logprobs=tuple(likeliest))
 
     def _prefill(self, prompt: str, ids: tuple[int, ...]) -> tuple[Draw, KeysValues, torch.Tensor]:
         """The forward pass of what is new in a prompt; logits float[1, vocabulary] of its last token."""

@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agentdistill.agent.build import build_agent, sandbox_tools
+from agentdistill.agent.build import build_agent, sandbox_tools, system_prompt
 from agentdistill.agent.executor import SandboxExecutor
 from agentdistill.agent.first_thought import FirstThoughtModel
+from agentdistill.agent.knowledge import Knowledge
 from agentdistill.agent.record import AttemptModel, Recorder
 from agentdistill.agent.tools import PASSAGES, SearchTool
+from agentdistill.errors import ContextOverflowError
 from agentdistill.models.base import BaseModel, plain_messages
 from agentdistill.prompts import Prompts
 from agentdistill.runs import canonical_hash
@@ -23,6 +25,7 @@ from agentdistill.stages.spending import Meter, MeteredModel
 from agentdistill.stages.thoughts import FirstThoughts
 from agentdistill.types import (
     Json,
+    KnowledgeUse,
     Limits,
     Message,
     Retriever,
@@ -43,7 +46,7 @@ class AttemptSettings:
     """What shapes an attempt beside task, model and sample index.
 
     `given_thoughts` maps task ids to first thoughts of one's own; they are used as they are. With a
-    `retriever` the agent has the tool `search`.
+    `retriever` the agent has the tool `search`; `knowledge` is delivered as it says.
     """
 
     prompts: Prompts
@@ -55,6 +58,7 @@ class AttemptSettings:
     limits: Limits = field(default_factory=Limits)
     tools: tuple[Any, ...] = ()
     retriever: Retriever | None = None
+    knowledge: Knowledge | None = None
 
     def shape(self) -> dict[str, Json]:
         """The part of run.json that a RUN is bound to. The model adds its own fingerprint."""
@@ -69,12 +73,15 @@ class AttemptSettings:
             "tools": [tool.name for tool in self.attempt_tools()],
             "candidates": 1,
             "retriever": {**retriever.fingerprint(), "passages": PASSAGES} if retriever else None,
-            "knowledge_base": None,
+            "knowledge_base": self.knowledge.shape() if self.knowledge else None,
         }
 
-    def attempt_tools(self) -> tuple[Any, ...]:
-        """The tools of one attempt."""
-        return (*self.tools, SearchTool(self.retriever)) if self.retriever else self.tools
+    def attempt_tools(self, task: Task | None = None) -> tuple[Any, ...]:
+        """The tools of one attempt at `task`. Without a task `recall` is only there to be named."""
+        tools = (*self.tools, SearchTool(self.retriever)) if self.retriever else self.tools
+        if self.knowledge is None:
+            return tools
+        return (*tools, *self.knowledge.tools(task, [tool.name for tool in tools]))
 
 
 def run_attempt(
@@ -97,7 +104,8 @@ def run_attempt(
     thought = thoughts.of(task, model)
     prefixed = FirstThoughtModel(model, thought.text) if thought.text else None
     attempt_model = AttemptModel(prefixed or model, sampling)
-    tools = settings.attempt_tools()
+    tools = settings.attempt_tools(task)
+    question, knowledge = _question(task, model, settings, tools, sampling)
     sandbox = open_session(sandbox_tools(tools))
     try:
         executor = SandboxExecutor(sandbox)
@@ -111,7 +119,7 @@ def run_attempt(
             max_steps=settings.max_steps,
         )
         agent.state.update(task.meta.get("data", {}))
-        output = _run(agent, settings.prompts.question(task), recorder)
+        output = _run(agent, question, recorder)
     finally:
         sandbox.close()
     if prefixed is not None:
@@ -129,7 +137,23 @@ def run_attempt(
         prompt_hash=settings.prompts.sha256[:12],
         first_thought=thought,
         usage=meter.usage(),
+        knowledge=knowledge,
     )
+
+
+def _question(
+    task: Task, model: BaseModel, settings: AttemptSettings, tools: Sequence[Any], sampling: Sampling
+) -> tuple[str, KnowledgeUse]:
+    """The user turn, with notes from the knowledge base where it has any, and what was done to it."""
+    question = settings.prompts.question(task)
+    if settings.knowledge is None:
+        return question, KnowledgeUse()
+    system = system_prompt(settings.prompts, tools)
+    names = [tool.name for tool in tools]
+    try:
+        return settings.knowledge.question(task, question, model, system, names, sampling)
+    except ContextOverflowError:  # nor will the attempt fit: that is for its first step to say
+        return question, KnowledgeUse(settings.knowledge.delivery.value)
 
 
 def _run(agent: Any, question: str, recorder: Recorder) -> object:

@@ -100,6 +100,11 @@ class MeteredModel(BaseModel):
             self.meter.count([completion])
             yield index, completion
 
+    def sample_logprobs(self, *args: Any, **kwargs: Any) -> Completion:
+        drawn = self.model.sample_logprobs(*args, **kwargs)
+        self.meter.count([drawn])
+        return drawn
+
 
 class Account:
     """What a RUN has cost and may cost. `finished` and `failed` are what earlier calls have stored.
