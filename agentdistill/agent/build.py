@@ -49,7 +49,8 @@ def system_prompt(prompts: Prompts, tools: Sequence[Tool] = ()) -> str:
 @lru_cache(maxsize=32)
 def _compiled(template: str) -> Template:
     """CodeAgent compiles its system prompt twice for every attempt: 10 ms each."""
-    return Template(template, undefined=StrictUndefined)
+    compiled: Template = Template(template, undefined=StrictUndefined)
+    return compiled
 
 
 def _verbatim(text: str) -> str:

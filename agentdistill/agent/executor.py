@@ -44,7 +44,7 @@ class SandboxExecutor(PythonExecutor):
             if execution.logs:
                 self.state["_print_outputs"] = execution.logs
             raise CodeFailed(execution.error)
-        # For a final answer that is no text CodeAgent imports torch, seconds and 200 MB, to see if it is sound.
+        # For a final answer that is no text CodeAgent imports torch, seconds and 200 MB, to look for sound.
         output = str(execution.value) if execution.is_final else execution.value
         return CodeOutput(output=output, logs=execution.logs, is_final_answer=execution.is_final)
 
