@@ -58,13 +58,22 @@ def load_config(folder: Path) -> Any:
             raise TrainingError(f"cannot read {folder / 'config.json'}: {_first_line(error)}") from error
 
 
-def load_model(base: Path, dtype: Any) -> Any:
-    """The weights as a transformers causal LM in `dtype`; raises TrainingError."""
-    from transformers import AutoModelForCausalLM
+def load_model(base: Path, dtype: Any, *, four_bit: bool = False) -> Any:
+    """The weights as a transformers causal LM in `dtype`, or held in NF4 with bitsandbytes; raises
+    TrainingError."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    how: dict[str, Any] = {"dtype": dtype}
+    if four_bit:
+        how["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
     with quiet():
         try:
-            model = AutoModelForCausalLM.from_pretrained(**_location(base), dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(**_location(base), **how)
         except Exception as error:  # as above
             raise TrainingError(f"cannot load the student from {base}: {_first_line(error)}") from error
     if base.is_file():

@@ -1,7 +1,7 @@
-"""Fine-tuning a student on encoded rows: LoRA or full, resumable, with TRL and PEFT.
+"""Fine-tuning a student on encoded rows: LoRA, QLoRA or full, resumable, with TRL and PEFT.
 
     CHECKPOINT/   config.json, model.safetensors, tokenizer files with the student's chat template
-                  adapter/        the LoRA adapter (method "lora")
+                  adapter/        the LoRA adapter (methods "lora" and "qlora")
                   prompts.yaml    the prompts the student was trained under, as the caller gave them
                   training.json   settings, loss history, hashes, versions, costs. Written last
                   .state/         only while unfinished: Trainer checkpoints
@@ -9,10 +9,11 @@
 Guaranteed: a folder with training.json is finished, one without is not. The same call goes on where
 a killed or interrupted one stopped; with another setting, other rows or another base it is refused by
 name. Loss falls on exactly the labels of the rows: nothing is cut, added or relabelled. A NaN ends
-the run before it is saved.
+the run before it is saved. Under `accelerate launch` the processes share each optimizer step's rows.
 
-Not guaranteed: bit-equal weights on another machine or thread count. Resuming reads the optimizer
-state that this program wrote with torch's loader: only resume folders that you made.
+Not guaranteed: bit-equal weights on another machine, thread count or number of processes. Resuming reads the
+optimizer state that this program wrote with torch's loader: only resume folders that you made. QLoRA has not
+been run by our tests: it needs a GPU.
 """
 
 from __future__ import annotations
@@ -20,95 +21,32 @@ from __future__ import annotations
 import fcntl
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from agentdistill.errors import ConfigError, RunMismatchError, TrainingError
 from agentdistill.runs import write_atomic
 from agentdistill.training.base import base_sha256, load_model, load_tokenizer, quiet
+from agentdistill.training.checkpoint import RECORD, TrainResult, read_record, read_result, save_model
 from agentdistill.training.rows import Row, student_chat_template
+from agentdistill.training.settings import EVALUATIONS, FREE, PRESETS, SftConfig
+from agentdistill.types import Json
 
 if TYPE_CHECKING:
-    from agentdistill.training.trainer import LossPoint, Progress
+    from agentdistill.training.trainer import Progress
 
-RECORD = "training.json"
-
-
-@dataclass(frozen=True, slots=True)
-class SftConfig:
-    """What shapes a student, and (last three fields) what only decides how it is computed.
-
-    `batch_size` is rows an optimizer step, `micro_batch` rows a forward pass; `max_length` is what
-    `encode_rows` was told; `target_modules` is PEFT's.
-    """
-
-    method: Literal["lora", "full"] = "lora"
-    lora_r: int = 64
-    lora_alpha: int = 128
-    lora_dropout: float = 0.05
-    target_modules: str = "all-linear"
-    learning_rate: float = 2e-4
-    epochs: float = 2.0
-    batch_size: int = 8
-    max_length: int = 10_240
-    seed: int = 0
-    warmup_ratio: float = 0.05
-    scheduler: str = "cosine"
-    weight_decay: float = 0.0
-    max_steps: int = -1
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    micro_batch: int = 1
-    threads: int = 1
-    checkpoint_minutes: float = 2.0
-
-    def __post_init__(self) -> None:
-        for name in ("lora_r", "lora_alpha", "batch_size", "micro_batch", "max_length", "threads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.batch_size % self.micro_batch:
-            raise ConfigError(
-                f"batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}"
-            )
-        if not self.learning_rate > 0 or not self.epochs > 0:
-            raise ConfigError("learning_rate and epochs must be above 0")
-
-
-PRESETS = {
-    # METHOD 1.4; it names neither warm-up nor schedule.
-    "paper": SftConfig(),
-    # A 135M student on a hundred short rows, minutes on a CPU. After 64 rows of GSM8K the held-out loss was
-    # 0.435 (1e-3, batch 4), 0.450 (2e-3, 4), 0.433 (1e-3, 2), 0.432 (5e-4, 2): the fewest steps of a tie.
-    "quick": SftConfig(
-        lora_dropout=0.0, learning_rate=1e-3, epochs=2.0, batch_size=4, max_length=1024, warmup_ratio=0.1
-    ),
-}
-
-_FREE = frozenset({"micro_batch", "threads", "checkpoint_minutes"})
-"""Settings that may change between a call and the call that resumes it."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """A finished checkpoint. Times and tokens include the parts before a resume; the peak memory is
-    that of the whole process, whatever else it did before."""
-
-    checkpoint: Path
-    steps: int
-    history: tuple[LossPoint, ...]
-    trained_tokens: int
-    total_tokens: int
-    seconds: float
-    peak_memory_mb: float
+__all__ = ["PRESETS", "RECORD", "SftConfig", "TrainResult", "load_student_tokenizer", "read_record", "train"]
 
 
 def train(
@@ -117,17 +55,27 @@ def train(
     out: Path,
     base: Path,
     *,
+    validation: Sequence[Row] = (),
     prompts: str = "",
+    provenance: Mapping[str, Json] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> TrainResult:
     """Train `base` on `rows` into the checkpoint folder `out`; returns at once if that is finished.
 
-    `rows` come from `encode_rows` with the tokenizer of `load_student_tokenizer(base)`. Raises
-    TrainingError, RunMismatchError, ConfigError; KeyboardInterrupt after saving the state.
-    """
+    `rows` come from `encode_rows` with the tokenizer of `load_student_tokenizer(base)`; for REDI they are
+    pairs (objectives/redi.py). With `validation` rows training stops early and the best weights are kept.
+    `provenance` is written into training.json as it is. Raises TrainingError, RunMismatchError,
+    ConfigError; KeyboardInterrupt after saving the state."""
     if not rows:
         raise TrainingError("there are no training rows", "curate a run that has correct trajectories")
-    request = _request(rows, config, base, prompts)
+    _refuse_what_cannot_run(config, base)
+    request = _request(rows, validation, config, base, prompts)
+    job = _Job(rows, validation, config, out, base, prompts, request, dict(provenance or {}), progress)
+    if not is_main_process():
+        if (out / RECORD).is_file():
+            return read_result(out)
+        with quiet():
+            return _train(job)
     try:
         out.mkdir(parents=True, exist_ok=True)
         _refuse_other(out, request)
@@ -138,11 +86,16 @@ def train(
         with _only_writer(state):
             write_atomic(state / "request.json", json.dumps(request, indent=1))
             with quiet():
-                result = _train(rows, config, out, base, prompts, request, progress)
+                result = _train(job)
         shutil.rmtree(state)
         return result
     except OSError as error:
         raise TrainingError(f"cannot write the checkpoint {out}: {error.strerror or error}") from error
+
+
+def is_main_process() -> bool:
+    """False in all but the first of the processes that `accelerate launch` (or torchrun) started."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def load_student_tokenizer(base: Path) -> Any:
@@ -159,34 +112,6 @@ def _student_tokenizer(base: Path, modified: int) -> Any:
     return tokenizer
 
 
-def read_result(checkpoint: Path) -> TrainResult:
-    """The result of a finished training; raises TrainingError for anything else."""
-    from agentdistill.training.trainer import LossPoint
-
-    record = read_record(checkpoint)
-    return TrainResult(
-        checkpoint,
-        record["steps"],
-        tuple(LossPoint(*point) for point in record["history"]),
-        record["trained_tokens"],
-        record["total_tokens"],
-        record["seconds"],
-        record["peak_memory_mb"],
-    )
-
-
-def read_record(checkpoint: Path) -> dict[str, Any]:
-    """training.json of a finished checkpoint as it is; raises TrainingError."""
-    path = checkpoint / RECORD
-    try:
-        record = json.loads(path.read_text())
-        return dict(record)
-    except FileNotFoundError as error:
-        raise TrainingError(f"{checkpoint} is no finished checkpoint: it has no {RECORD}") from error
-    except (OSError, ValueError, TypeError) as error:
-        raise TrainingError(f"cannot read {path}: {error}") from error
-
-
 def rows_sha256(rows: Sequence[Row]) -> str:
     digest = hashlib.sha256()
     for row in rows:
@@ -194,11 +119,51 @@ def rows_sha256(rows: Sequence[Row]) -> str:
     return digest.hexdigest()
 
 
-def _request(rows: Sequence[Row], config: SftConfig, base: Path, prompts: str) -> dict[str, Any]:
-    shaping = {name: value for name, value in asdict(config).items() if name not in _FREE}
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One call of `train`."""
+
+    rows: Sequence[Row]
+    validation: Sequence[Row]
+    config: SftConfig
+    out: Path
+    base: Path
+    prompts: str
+    request: dict[str, Any]
+    provenance: dict[str, Json]
+    progress: Callable[[Progress], None] | None
+
+
+def _refuse_what_cannot_run(config: SftConfig, base: Path) -> None:
+    import torch
+
+    if config.report_to != "none" and importlib.util.find_spec(config.report_to) is None:
+        raise ConfigError(
+            f"report_to {config.report_to}: the package is not installed", f"pip install {config.report_to}"
+        )
+    if config.method == "qlora":
+        if not torch.cuda.is_available() or importlib.util.find_spec("bitsandbytes") is None:
+            raise ConfigError(
+                "method qlora needs a CUDA GPU and the package bitsandbytes", "use lora, or full"
+            )
+        if base.is_file():
+            raise ConfigError("method qlora quantises a model folder, not a GGUF file", "give hf:DIR")
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if config.batch_size % (config.micro_batch * processes):
+        raise ConfigError(
+            f"batch_size {config.batch_size} is not a multiple of micro_batch {config.micro_batch} times "
+            f"{processes} processes"
+        )
+
+
+def _request(
+    rows: Sequence[Row], validation: Sequence[Row], config: SftConfig, base: Path, prompts: str
+) -> dict[str, Any]:
+    shaping = {name: value for name, value in asdict(config).items() if name not in FREE}
     return {
         **shaping,
         "rows_sha256": rows_sha256(rows),
+        "validation_sha256": rows_sha256(validation),
         "base_sha256": base_sha256(base),
         "prompts_sha256": hashlib.sha256(prompts.encode()).hexdigest(),
     }
@@ -235,66 +200,38 @@ def _only_writer(state: Path) -> Iterator[None]:
         yield
 
 
-def _train(
-    rows: Sequence[Row],
-    config: SftConfig,
-    out: Path,
-    base: Path,
-    prompts: str,
-    request: dict[str, Any],
-    progress: Callable[[Progress], None] | None,
-) -> TrainResult:
+def _train(job: _Job) -> TrainResult:
     import torch
-    from datasets import Dataset
     from datasets.utils.logging import disable_progress_bar
-    from transformers import PrinterCallback
 
     from agentdistill.training.trainer import (
-        AgentTrainer,
         Journal,
         checkpoint_history,
-        collator,
         last_checkpoint,
+        remove_torn,
         saving,
     )
 
     disable_progress_bar()
     started = time.monotonic()
+    config, state = job.config, job.out / ".state"
     gpu = torch.cuda.is_available()
     threads = torch.get_num_threads()
     if not gpu:
         torch.set_num_threads(config.threads)
-    tokenizer = load_student_tokenizer(base)
-    half = config.precision == "bfloat16" or (
-        config.precision == "auto" and gpu and torch.cuda.is_bf16_supported()
-    )
-    # Full training keeps its master weights in float32; a frozen base needs none.
-    frozen_half = half and gpu and config.method == "lora"
-    model = load_model(base, torch.bfloat16 if frozen_half else torch.float32)
-    model.generation_config.eos_token_id = model.config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
-    journal = Journal(config.checkpoint_minutes * 60, progress)
-    trainer = AgentTrainer(
-        model=model,
-        args=_arguments(config, out / ".state", half, gpu),
-        train_dataset=Dataset.from_dict(
-            {
-                "input_ids": [list(row.input_ids) for row in rows],
-                "labels": [list(row.labels) for row in rows],
-            }
-        ),
-        data_collator=collator(tokenizer.pad_token_id),
-        processing_class=tokenizer,
-        callbacks=[journal],
-        peft_config=_peft_config(config),
-    )
-    trainer.remove_callback(PrinterCallback)
-    resume = last_checkpoint(out / ".state")
+    tokenizer = load_student_tokenizer(job.base)
+    journal = Journal(config.checkpoint_minutes * 60, job.progress if is_main_process() else None)
+    trainer = _trainer(job, tokenizer, journal, gpu)
+    if is_main_process():
+        remove_torn(state)
+    trainer.accelerator.wait_for_everyone()
+    resume = last_checkpoint(state)
     journal.attach(trainer, checkpoint_history(resume))
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except KeyboardInterrupt:
-        if journal.between_steps and trainer.state.global_step > 0:
+        alone = trainer.accelerator.num_processes == 1  # others may be anywhere in their step
+        if alone and journal.between_steps and trainer.state.global_step > 0:
             journal.restore_random_state()
             trainer.save_now()
         raise
@@ -302,40 +239,106 @@ def _train(
         torch.set_num_threads(threads)
     last = journal.history[-1]
     result = TrainResult(
-        out,
-        trainer.state.global_step,
+        job.out,
+        last.step,
         tuple(journal.history),
         last.trained,
         last.tokens,
         last.seconds,
         _peak_memory_mb(),
     )
-    with saving(out):
-        _save(trainer, tokenizer, config, out, prompts)
-    record = {
+    if is_main_process():
+        with saving(job.out):
+            _save(trainer, tokenizer, config, job.out, job.base, job.prompts)
+        best = trainer.state.best_global_step if job.validation else None
+        device = torch.cuda.get_device_name(0) if gpu else "cpu"
+        record = _record(job, result, best, device, time.monotonic() - started)
+        write_atomic(job.out / RECORD, json.dumps(record, indent=1))
+    if trainer.accelerator.num_processes > 1:
+        trainer.accelerator.end_training()
+    return result
+
+
+def _trainer(job: _Job, tokenizer: Any, journal: Any, gpu: bool) -> Any:
+    import torch
+    from datasets import Dataset
+    from transformers import EarlyStoppingCallback, PrinterCallback
+
+    from agentdistill.training.objectives import objective
+    from agentdistill.training.packing import WITHIN_ROWS
+
+    config = job.config
+    half = config.precision == "bfloat16" or (
+        config.precision == "auto" and gpu and torch.cuda.is_bf16_supported()
+    )
+    # Full training keeps its master weights in float32; a frozen base needs none.
+    frozen_half = half and gpu and config.method != "full"
+    dtype = torch.bfloat16 if frozen_half else torch.float32
+    model = load_model(job.base, dtype, four_bit=config.method == "qlora")
+    model.generation_config.eos_token_id = model.config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
+    model.set_attn_implementation(WITHIN_ROWS)
+    chosen = objective(config.objective)
+    examples = chosen.examples(job.rows, tokenizer, config)
+    trainer = chosen.trainer(
+        model=model,
+        args=_arguments(job, len(examples), half, gpu),
+        train_dataset=Dataset.from_list(examples),
+        eval_dataset=Dataset.from_list(examples[:1]) if job.validation else None,  # asked for, never read
+        validation=job.validation,
+        data_collator=chosen.collate,
+        processing_class=tokenizer,
+        callbacks=[journal, EarlyStoppingCallback(config.patience)] if job.validation else [journal],
+        peft_config=_peft_config(config),
+        **chosen.settings(config, tokenizer),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _record(job: _Job, result: TrainResult, best: int | None, device: str, wall: float) -> dict[str, Any]:
+    return {
         **{name: value for name, value in asdict(result).items() if name not in ("checkpoint", "history")},
         "history": [astuple(point) for point in result.history],
-        "rows": len(rows),
-        "config": asdict(config),
-        "request": request,
-        "base": {"path": str(base.resolve()), "sha256": request["base_sha256"]},
-        "device": torch.cuda.get_device_name(0) if gpu else "cpu",
-        "wall_seconds_of_last_call": time.monotonic() - started,
+        "best_step": best,
+        "rows": len(job.rows),
+        "validation_rows": len(job.validation),
+        "config": asdict(job.config),
+        "request": job.request,
+        "base": {"path": str(job.base.resolve()), "sha256": job.request["base_sha256"]},
+        "provenance": job.provenance,
+        "device": device,
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "wall_seconds_of_last_call": wall,
         "versions": {
             name: version(name) for name in ("torch", "transformers", "trl", "peft", "agentdistill")
         },
     }
-    write_atomic(out / RECORD, json.dumps(record, indent=1))
-    return result
 
 
-def _arguments(config: SftConfig, folder: Path, half: bool, gpu: bool) -> Any:
+def _arguments(job: _Job, examples: int, half: bool, gpu: bool) -> Any:
     from trl import SFTConfig as TrlConfig
 
+    config = job.config
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    steps_an_epoch = max(1, examples // config.batch_size)
+    if config.report_to == "tensorboard":
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(job.out / "tensorboard"))
+    watched: dict[str, Any] = {"save_strategy": "steps", "save_steps": 10**9}  # Journal decides, by the clock
+    if job.validation:
+        watched = {
+            "eval_strategy": "steps",
+            "eval_steps": max(1, steps_an_epoch // EVALUATIONS),
+            "save_strategy": "best",  # and Journal's
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_loss",
+            "greater_is_better": False,
+            "restore_callback_states_from_checkpoint": True,
+        }
     return TrlConfig(
-        output_dir=str(folder),
+        output_dir=str(job.out / ".state"),
         per_device_train_batch_size=config.micro_batch,
-        gradient_accumulation_steps=config.batch_size // config.micro_batch,
+        gradient_accumulation_steps=config.batch_size // (config.micro_batch * processes),
         num_train_epochs=config.epochs,
         max_steps=config.max_steps,
         learning_rate=config.learning_rate,
@@ -350,16 +353,17 @@ def _arguments(config: SftConfig, folder: Path, half: bool, gpu: bool) -> Any:
         max_length=None,
         gradient_checkpointing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
-        train_sampling_strategy="group_by_length" if config.micro_batch > 1 else "random",
+        remove_unused_columns=False,
         logging_steps=1,
         logging_nan_inf_filter=False,
-        save_strategy="steps",
-        save_steps=10**9,  # Journal decides, by the clock
         save_total_limit=2,
-        report_to="none",
+        report_to=config.report_to,
+        project="agentdistill",
+        run_name=job.out.name,
         disable_tqdm=True,
         dataloader_pin_memory=gpu,
         dataloader_num_workers=0,
+        **watched,
     )
 
 
@@ -377,33 +381,25 @@ def _peft_config(config: SftConfig) -> Any:
     )
 
 
-def _save(trainer: Any, tokenizer: Any, config: SftConfig, out: Path, prompts: str) -> None:
-    """The finished model into `out`, by way of a folder beside it: files appear whole or not at all."""
+def _save(trainer: Any, tokenizer: Any, config: SftConfig, out: Path, base: Path, prompts: str) -> None:
     import torch
 
     fresh = out / ".state/finished"
     shutil.rmtree(fresh, ignore_errors=True)
     model = trainer.model
-    if config.method == "lora":
+    if config.method != "full":
         model.save_pretrained(fresh / "adapter")
+    if config.method == "lora":
         model = model.merge_and_unload()
-    model.config.use_cache = True
-    model.generation_config.do_sample = False
+    elif config.method == "qlora":
+        from peft import PeftModel
+
+        # Four-bit weights cannot take the adapter in without loss: the base is read once more.
+        model = PeftModel.from_pretrained(load_model(base, torch.bfloat16), fresh / "adapter")
+        model = model.merge_and_unload()
     if model.dtype == torch.float32 and trainer.args.bf16:
         model = model.to(torch.bfloat16)
-    model.save_pretrained(fresh)
-    tokenizer.save_pretrained(fresh)
-    if prompts:
-        write_atomic(fresh / "prompts.yaml", prompts)
-    for path in fresh.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    for path in sorted(fresh.iterdir()):
-        target = out / path.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        path.replace(target)
+    save_model(model, tokenizer, out, fresh, prompts)
 
 
 def _peak_memory_mb() -> float:

@@ -1,8 +1,8 @@
 """The one trainer every objective runs on: TRL's SFTTrainer with what a CPU and a resume need.
 
-What differs from stock: logits only where labels are (stock scores every position on a CPU and
-computes entropies), NaN stops the run before anything is saved, checkpoints come every few minutes
-and carry a mark when they are whole, no telemetry, no model cards.
+What differs from stock: rows are packed without attention between them and logits are computed only where
+labels are (packing.py), NaN stops the run before anything is saved, checkpoints come every few minutes and
+carry a mark when they are whole, validation loss is the mean over tokens, no telemetry, no model cards.
 
 Imports torch and trl: import it inside functions.
 """
@@ -13,9 +13,9 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ import torch
 from safetensors import SafetensorError
 from transformers import TrainerCallback
 from trl import SFTTrainer
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from agentdistill.errors import TrainingError
-from agentdistill.training.rows import IGNORED
+from agentdistill.training.packing import collate, token_losses
+from agentdistill.training.rows import Row
 
 HISTORY = "history.json"
 
@@ -49,43 +49,66 @@ class Progress:
 @dataclass(frozen=True, slots=True)
 class LossPoint:
     """One optimizer step. `tokens` (all), `trained` (those with loss) and `seconds` are sums since
-    training began, resumes included; padding counts nowhere."""
+    training began, resumes included. `validation` is the loss of the validation rows where it was taken."""
 
     step: int
     loss: float
     tokens: int
     trained: int
     seconds: float
+    learning_rate: float = 0.0
+    validation: float | None = None
 
 
 class AgentTrainer(SFTTrainer):
-    """SFTTrainer on rows that are already ids and labels."""
+    """SFTTrainer on rows that are already ids and labels. The objective is plain SFT."""
 
     control: Any
+    loss_is_scaled_for_ga = True
     tokens_seen = 0
     trained_seen = 0
+
+    def __init__(self, *args: Any, validation: Sequence[Row] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = True  # PEFT hides it: have num_items_in_batch counted
+        self._validation = validation
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        labels = inputs["labels"][:, 1:]
-        mask = labels != IGNORED
-        causal = self.accelerator.unwrap_model(model)
-        causal = causal.get_base_model() if hasattr(causal, "get_base_model") else causal
-        hidden = causal.base_model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-        ).last_hidden_state
-        logits = causal.get_output_embeddings()(hidden[:, :-1][mask])
-        loss = torch.nn.functional.cross_entropy(logits.float(), labels[mask], reduction="sum")
-        loss = loss / (mask.sum() if num_items_in_batch is None else num_items_in_batch)
-        if not torch.isfinite(loss):
+        losses, _ = token_losses(model, inputs)
+        return self.scaled(losses.sum(), losses.numel(), inputs, num_items_in_batch)
+
+    def scaled(self, total: Any, trained: int, inputs: Any, items: Any) -> Any:
+        """A sum of losses as this batch's part of the optimizer step's mean over `items`. Counts, checks.
+
+        `items` are those of all processes (`average_tokens_across_devices`), which DDP then averages.
+        """
+        if not torch.isfinite(total):
             raise TrainingError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}",
+                f"the loss is {total.item()} at step {self.state.global_step + 1}",
                 "lower the learning rate; the last good checkpoint is kept",
             )
-        self.tokens_seen += int(inputs["attention_mask"].sum())
-        self.trained_seen += int(mask.sum())
-        return (loss, logits) if return_outputs else loss
+        self.tokens_seen += sum(inputs["row_lengths"])
+        self.trained_seen += trained
+        return total / items * self.accelerator.num_processes
+
+    def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
+        """Mean loss over the trained tokens of the validation rows, as plain SFT sees them."""
+        self.model.eval()
+        mine = self._validation[self.accelerator.process_index :: self.accelerator.num_processes]
+        sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
+        with torch.no_grad():
+            for row in mine:
+                batch = self._prepare_inputs(collate([{"input_ids": row.input_ids, "labels": row.labels}]))
+                losses, _ = token_losses(self.model, batch)
+                sums += torch.stack([losses.double().sum(), losses.new_tensor(len(losses)).double()])
+        total, trained = self.accelerator.reduce(sums, reduction="sum").tolist()
+        metrics = {"eval_loss": total / trained}
+        self.model.train()
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def save_now(self) -> None:
         """Save a checkpoint of the last finished step, as Trainer does at its own steps."""
@@ -97,6 +120,7 @@ class AgentTrainer(SFTTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with saving(Path(self.args.output_dir).parent):
             super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # each process writes its own part; then it is whole
 
     def _send_telemetry(self) -> None:
         """Nothing of ours calls home."""
@@ -135,11 +159,18 @@ class Journal(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._random = _random_state()
         self.between_steps = True
-        if time.monotonic() - self._saved >= self._checkpoint_seconds and state.global_step < state.max_steps:
+        due = time.monotonic() - self._saved >= self._checkpoint_seconds
+        if self._in_any_process(due) and state.global_step < state.max_steps:
             control.should_save = True
+        if args.eval_strategy != "no" and state.global_step == state.max_steps:
+            control.should_evaluate = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if not logs or "loss" not in logs or self._trainer is None:
+        if not logs or self._trainer is None:
+            return
+        if "eval_loss" in logs and self.history:
+            self.history[-1] = replace(self.history[-1], validation=logs["eval_loss"])
+        if "loss" not in logs:
             return
         if not np.isfinite(logs.get("grad_norm", 0.0)):
             raise TrainingError(
@@ -147,13 +178,15 @@ class Journal(TrainerCallback):
                 "lower the learning rate; the last good checkpoint is kept",
             )
         seconds = time.monotonic() - self._began
-        tokens = self._trainer.tokens_seen
+        seen = torch.tensor([self._trainer.tokens_seen, self._trainer.trained_seen], device=args.device)
+        tokens, trained = self._trainer.accelerator.reduce(seen, reduction="sum").tolist()
         point = LossPoint(
             state.global_step,
             logs["loss"],
             self._before.tokens + tokens,
-            self._before.trained + self._trainer.trained_seen,
+            self._before.trained + trained,
             self._before.seconds + seconds,
+            logs.get("learning_rate", 0.0),
         )
         self.history.append(point)
         if self._report is not None:
@@ -162,9 +195,19 @@ class Journal(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._saved = time.monotonic()
+        if not state.is_world_process_zero:
+            return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         (folder / HISTORY).write_text(json.dumps([astuple(point) for point in self.history]))
         (folder / WHOLE).touch()
+
+    def _in_any_process(self, due: bool) -> bool:
+        """Clocks differ: all processes save when one of them wants to."""
+        if self._trainer is None or self._trainer.accelerator.num_processes == 1:
+            return due
+        if due:
+            self._trainer.accelerator.set_trigger()
+        return bool(self._trainer.accelerator.check_trigger())
 
     def restore_random_state(self) -> None:
         """Back to the end of the last step, so that a half step leaves no trace in a checkpoint."""
@@ -192,20 +235,17 @@ def _random_state() -> Any:
     return random.getstate(), np.random.get_state(), torch.random.get_rng_state()
 
 
-def collator(pad_token_id: int) -> Any:
-    """TRL's own: pads ids with `pad_token_id`, labels with -100, and changes nothing else."""
-    return DataCollatorForLanguageModeling(pad_token_id=pad_token_id)
-
-
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; torn ones (killed while saving) are removed."""
-    whole = []
-    for path in folder.glob("checkpoint-*"):
-        if (path / WHOLE).is_file():
-            whole.append(path)
-        else:
-            shutil.rmtree(path, ignore_errors=True)
+    """The newest whole checkpoint."""
+    whole = [path for path in folder.glob("checkpoint-*") if (path / WHOLE).is_file()]
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def remove_torn(folder: Path) -> None:
+    """Remove the checkpoints whose writing was killed."""
+    for path in folder.glob("checkpoint-*"):
+        if not (path / WHOLE).is_file():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def checkpoint_history(checkpoint: Path | None) -> list[LossPoint]:

@@ -10,7 +10,7 @@ from students import CONVERSATIONS, serve, tiny_student
 from agentdistill import catalog
 from agentdistill.errors import ConfigError, RunMismatchError, TrainingError
 from agentdistill.training import sft
-from agentdistill.training.rows import IGNORED, encode_rows
+from agentdistill.training.rows import encode_rows
 from agentdistill.training.sft import PRESETS, SftConfig, load_student_tokenizer, train
 
 SETTINGS = SftConfig(
@@ -62,23 +62,19 @@ def test_loss_falls_on_exactly_the_labels_of_the_rows(tiny, rows, tmp_path, monk
     original = AgentTrainer.compute_loss
 
     def recording(self, model, inputs, *args, **kwargs):
-        batches.append({name: tensor.clone() for name, tensor in inputs.items()})
+        batches.append(dict(inputs))
         return original(self, model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(AgentTrainer, "compute_loss", recording)
     train(rows, replace(SETTINGS, epochs=1, micro_batch=micro_batch), tmp_path / "out", tiny)
     seen = set()
     for batch in batches:
-        assert len(batch["input_ids"]) == micro_batch
-        for ids, labels, mask in zip(
-            batch["input_ids"].tolist(),
-            batch["labels"].tolist(),
-            batch["attention_mask"].tolist(),
-            strict=True,
-        ):
-            length = sum(mask)
-            assert set(labels[length:]) <= {IGNORED}
-            seen.add((tuple(ids[:length]), tuple(labels[:length])))
+        lengths = batch["row_lengths"]
+        assert len(lengths) == micro_batch and batch["input_ids"].shape == (1, sum(lengths))
+        parts = (batch[name][0].split(lengths) for name in ("input_ids", "labels", "position_ids"))
+        for ids, labels, positions in zip(*parts, strict=True):
+            assert positions.tolist() == list(range(len(ids)))
+            seen.add((tuple(ids.tolist()), tuple(labels.tolist())))
     assert seen == {(row.input_ids, row.labels) for row in rows}
 
 
