@@ -9,6 +9,10 @@ the same RUNs give the same rows. Execution errors are kept: the student learns 
 some step did not see all observations (Step.dropped) is no row: the RUN stores its conversation in full, and
 the student would learn to do again what stands above.
 
+A RUN of chains of thought (`eval --mode cot` or `cot-rag` with the teacher) gives the rows of CoT
+distillation, or of CoT distillation with retrieval: the baselines of METHOD 1.5, from the same teacher and
+tasks.
+
 Not guaranteed: that a correct answer was found in a correct way.
 """
 
@@ -16,13 +20,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from agentdistill.agent.build import system_prompt
+from agentdistill.agent.build import chain_of_thought_prompt, system_prompt
 from agentdistill.agent.tools import SearchTool
 from agentdistill.errors import RunDirectoryError, UsageError
 from agentdistill.prompts import Prompts
@@ -86,19 +90,24 @@ def curate(
         raise UsageError("no RUN to curate")
     if per_task is not None and per_task < 1:
         raise UsageError(f"{per_task} rows a task: give 1 or more")
+    modes = {str(read_run_json(run)["shape"].get("mode", "agent")): run for run in runs}
+    if len(modes) > 1:
+        named = ", ".join(f"{run.name} by {mode}" for mode, run in sorted(modes.items()))
+        raise UsageError(f"one student learns one way to answer, and these are several: {named}")
     files = [load_tasks(path, skip_bad_rows=skip_bad_rows) for path in tests]
     selection = _Selection(prompts, HeldOut(files) if files else None, per_task)
     sources = []
     for run in runs:
         record = read_run_json(run)
         before = selection.attempts, len(selection.rows)
-        selection.add(run, read_scores(run), bool(record["shape"].get("retriever")))
+        selection.add(run, read_scores(run), record["shape"])
         attempts, kept = selection.attempts - before[0], len(selection.rows) - before[1]
         counts = {"attempts": attempts, "kept": kept}
         sources.append({"run": run.name, **counts, "shape": record["shape"], "versions": record["versions"]})
     overlaps = tuple(found for found in selection.overlaps.values() if found is not None)
     data = {
         "rows": len(selection.rows),
+        "mode": next(iter(modes)),
         "rejected": dict(selection.rejected),
         "per_task": per_task,
         "runs": sources,
@@ -138,15 +147,19 @@ class _Selection:
         self._conversations: set[str] = set()
         self._shapes: dict[tuple[str, str], set[str]] = {}
 
-    def add(self, run: Path, scores: dict[str, Score], searches: bool) -> None:
+    def add(self, run: Path, scores: dict[str, Score], shape: Mapping[str, Json]) -> None:
         """Every attempt of a RUN: a row, or counted. By sample index, whatever order they finished in."""
         # The student is told of the search it will have, as the teacher was.
-        tools = [SearchTool()] if searches else []
+        tools = [SearchTool()] if shape.get("retriever") else []
+        thinks = shape.get("mode", "agent") != "agent"
         for trajectory in sorted(read_trajectories(run), key=lambda attempt: attempt.sample):
             self.attempts += 1
             reason = self._overlap(trajectory) or rejection(trajectory, scores.get(trajectory.id))
             if reason is None:
-                messages = student_messages(trajectory, self.prompts, tools)
+                if thinks:
+                    messages = thinking_messages(trajectory, self.prompts)
+                else:
+                    messages = student_messages(trajectory, self.prompts, tools)
                 row = {"id": trajectory.id, "task": trajectory.task.id, "run": run.name, "messages": messages}
                 reason = self._repeats(trajectory, messages)
             if reason is None:
@@ -168,7 +181,9 @@ class _Selection:
         if said in self._conversations:
             return Rejection.DUPLICATE
         shapes = self._shapes.setdefault((trajectory.task.id, trajectory.task.question), set())
-        shape = code_shape([step.code or "" for step in trajectory.steps])
+        codes = [step.code for step in trajectory.steps if step.code is not None]
+        # Chains of thought have no code: they are alike where they say the same.
+        shape = code_shape(codes) if codes else messages[-1]["content"]
         if shape in shapes:
             return Rejection.SAME_CODE
         if self.per_task is not None and len(shapes) >= self.per_task:
@@ -202,6 +217,17 @@ def student_messages(trajectory: Trajectory, prompts: Prompts, tools: Sequence[A
         Message(role="user", content=f"New task:\n{prompts.question(trajectory.task)}"),
     ]
     return opening + list(trajectory.messages[2:])
+
+
+def thinking_messages(trajectory: Trajectory, prompts: Prompts) -> list[Message]:
+    """A chain of thought as the student will be asked for one: the passages that the teacher was shown, if
+    any, before the question with the student's own hint."""
+    passages, _, _ = trajectory.messages[1]["content"].rpartition(trajectory.task.question)
+    return [
+        Message(role="system", content=chain_of_thought_prompt(prompts)),
+        Message(role="user", content=passages + prompts.question(trajectory.task)),
+        *trajectory.messages[2:],
+    ]
 
 
 def _test_file(file: TaskSet, overlaps: Sequence[Overlap]) -> Json:

@@ -14,6 +14,7 @@ from agentdistill.models.scripted import ScriptedModel
 from agentdistill.prompts import load_prompts
 from agentdistill.runs import read_run_json, read_trajectories
 from agentdistill.stages.baseline import ChainOfThought, answer_by_thinking
+from agentdistill.stages.curate import curate, read_data
 from agentdistill.stages.evaluate import evaluate
 from agentdistill.types import (
     Completion,
@@ -132,3 +133,31 @@ def test_samples_have_seeds_of_their_own_and_need_a_temperature(tmp_path: Path) 
     assert sorted(t.seed for t in read_trajectories(tmp_path / "run")) == [3, 4, 5, 6]
     with pytest.raises(UsageError, match="temperature"):
         evaluate([TASK], tmp_path / "x", model, ChainOfThought(load_prompts("student")), samples=2)
+
+
+def test_rows_of_cot_distillation(tmp_path: Path) -> None:
+    """The teacher's right chains, asked for as the student will be, passages where the teacher had them."""
+    teacher = ChainOfThought(load_prompts("teacher"), Sampling(temperature=0.7))
+    replies = iter(
+        ["2 and 3 are 5.\nThe answer is 5.", "3 and 2 are 5.\nThe answer is 5.", "The answer is 6."]
+    )
+    evaluate(
+        [TASK], tmp_path / "cot", ScriptedModel(lambda _: next(replies)), teacher, samples=3, concurrency=1
+    )
+    student = load_prompts("student")
+    found = curate([tmp_path / "cot"], tmp_path / "data", student)
+    rows, _ = read_data(tmp_path / "data")
+    assert (found.kept, found.rejected) == (2, {"wrong answer": 1})
+    asked = answered(ScriptedModel(["The answer is 5."]))  # the student, asked by its own prompts
+    assert [row["messages"][:2] for row in rows] == [list(asked.messages[:2])] * 2
+    assert rows[0]["messages"][2]["content"] == "2 and 3 are 5.\nThe answer is 5."
+
+    library = Library(Passage("p1", "Sums", "2 + 3 is 5."))
+    retrieved = ChainOfThought(load_prompts("teacher"), retriever=library)
+    evaluate([TASK], tmp_path / "rag", ScriptedModel(["The answer is 5."]), retrieved)
+    curate([tmp_path / "rag"], tmp_path / "data-rag", student)
+    ((row,), _) = read_data(tmp_path / "data-rag")
+    asked = answered(ScriptedModel(["The answer is 5."]), retriever=library)
+    assert row["messages"][:2] == list(asked.messages[:2])
+    with pytest.raises(UsageError, match="cot by cot, rag by cot-rag"):
+        curate([tmp_path / "cot", tmp_path / "rag"], tmp_path / "both", student)
