@@ -14,8 +14,8 @@ from agentdistill.evaluation.stats import paired_difference
 from agentdistill.runs import read_scores, read_trajectories, versions
 from agentdistill.stages.curate import CurateSummary
 from agentdistill.stages.grade import GradeSummary
+from agentdistill.stages.pages import rendered
 from agentdistill.training.sft import TrainResult
-from agentdistill.types import Trajectory
 
 TEACHER = "qwen2.5-coder-1.5b"
 STUDENT = "smollm2-135m"
@@ -217,15 +217,7 @@ def _examples(out: Path, most: int = 4) -> Iterator[page.Example]:
             question=task.question,
             gold=task.answer,
             attempts=[
-                _rendered(STUDENTS[name], attempts[name][task_id], correct[name][task_id])
+                rendered(STUDENTS[name], attempts[name][task_id], correct[name][task_id])
                 for name in ("untrained", "after")
             ],
         )
-
-
-def _rendered(label: str, trajectory: Trajectory, correct: bool) -> page.RenderedAttempt:
-    steps = [
-        page.RenderedStep(step.thought, step.code or "", step.error or step.observation)
-        for step in trajectory.steps
-    ]
-    return page.RenderedAttempt(label, steps, trajectory.answer, correct)
