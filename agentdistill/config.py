@@ -49,6 +49,10 @@ class AttemptConfig(Config):
     prompt: str | None = None
     tool: tuple[str, ...] = ()
     retriever: str | None = None
+    kb: str | None = None
+    kb_delivery: Literal["inject", "recall", "gated", "off"] = "inject"
+    kb_choice: Literal["retrieved", "random", "filler"] = "retrieved"
+    kb_lexical: bool = False
     skip_bad_rows: bool = False
 
 

@@ -92,6 +92,8 @@ def _attempt(settings: EvalConfig) -> AttemptSettings | ChainOfThought:
         raise UsageError("--mode cot-rag needs something to search in", "give a --retriever")
     if settings.mode == "cot" and settings.retriever is not None:
         raise UsageError("--mode cot uses no retriever", "leave it out, or take --mode cot-rag")
+    if settings.mode != "agent" and settings.kb is not None:
+        raise UsageError(f"--mode {settings.mode} uses no knowledge base", "leave out --kb")
     own = Path(settings.model) / "prompts.yaml"
     agent = o.attempt_settings(settings, str(own) if own.is_file() else "teacher")
     if settings.mode == "agent":

@@ -88,10 +88,10 @@ def closing_words(result: PoolResult, out: Path) -> str:
     """What the call did and cost, and what to do next."""
     said = (
         f"{result.finished} attempts made, {result.skipped} were there, {result.parked} parked, in "
-        f"{result.seconds:.0f} s; {_cost(result.usage)}"
+        f"{result.seconds:.0f} s; {cost(result.usage)}"
     )
     if result.usage != result.run_usage:
-        said += f" (the whole run: {_cost(result.run_usage)})"
+        said += f" (the whole run: {cost(result.run_usage)})"
     if result.remaining:
         return (
             f"{said}. The budget is used up: {result.remaining} attempts remain; the same command with a "
@@ -101,6 +101,6 @@ def closing_words(result: PoolResult, out: Path) -> str:
     return f"{said}. Next: {again if result.parked else f'agentdistill grade {out}'}"
 
 
-def _cost(usage: Usage) -> str:
+def cost(usage: Usage) -> str:
     money = "cost unknown" if usage.usd is None else f"${usage.usd:.4f}"
     return f"{usage.tokens_in:,} tokens read, {usage.tokens_out:,} written, {money}"

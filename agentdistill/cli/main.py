@@ -20,6 +20,7 @@ from agentdistill.cli import (
     generate,
     grade,
     index,
+    kb,
     models,
     quickstart,
     sandbox,
@@ -53,6 +54,7 @@ app.command("eval")(evaluate.evaluate)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
 app.add_typer(index.app, name="index")
+app.add_typer(kb.app, name="kb")
 app.add_typer(sandbox.app, name="sandbox")
 app.add_typer(services.app, name="services")
 

@@ -12,8 +12,11 @@ import typer
 from agentdistill.errors import UsageError
 
 if TYPE_CHECKING:
+    from agentdistill.agent.knowledge import Knowledge
     from agentdistill.config import AttemptConfig
     from agentdistill.grading.own import OwnGrader
+    from agentdistill.knowledge.encoder import Encoder
+    from agentdistill.knowledge.recall import Searcher
     from agentdistill.models.base import BaseModel
     from agentdistill.stages.attempt import AttemptSettings
     from agentdistill.stages.spending import Price
@@ -90,6 +93,30 @@ def _attempt_options(
             show_default=False,
         ),
     ] = None,
+    kb: Annotated[
+        str | None,
+        typer.Option(
+            "--kb", help="KB folder: notes that fit a task are given to the agent.", show_default=False
+        ),
+    ] = None,
+    kb_delivery: Annotated[
+        str | None,
+        typer.Option(
+            help="inject (in the prompt), recall (a tool), gated (inject if the model is unsure) or off. "
+            "\\[default: inject]"
+        ),
+    ] = None,
+    kb_choice: Annotated[
+        str | None,
+        typer.Option(
+            help="retrieved, or as a control random (any entry) or filler (as long, says nothing). "
+            "\\[default: retrieved]"
+        ),
+    ] = None,
+    kb_lexical: Annotated[
+        bool | None,
+        typer.Option("--kb-lexical", help="Find entries by words only, without a sentence encoder."),
+    ] = None,
     skip_bad_rows: SkipBadRows = None,
 ) -> None:
     """What every command that makes attempts takes; its names are fields of AttemptConfig."""
@@ -125,6 +152,7 @@ def tasks_of(source: str, config: AttemptConfig) -> tuple[TaskSet, dict[str, Jso
         "limit": config.limit,
         "model": config.model,
         "retriever": config.retriever,
+        "kb": config.kb,
     }
 
 
@@ -177,8 +205,60 @@ def attempt_settings(config: AttemptConfig, default_prompt: str, **more: Any) ->
         limits=Limits(seconds=config.step_seconds, memory_mb=config.memory_mb),
         tools=tuple(load_tool(spec) for spec in config.tool),
         retriever=retriever,
+        knowledge=_knowledge(config),
         **more,
     )
+
+
+def _knowledge(config: AttemptConfig) -> Knowledge | None:
+    """The knowledge base of a config, indexed and in memory."""
+    if config.kb is None or config.kb_delivery == "off":
+        return None
+    from agentdistill.agent.knowledge import Delivery, Knowledge
+    from agentdistill.knowledge.recall import Choice, LocalKnowledgeBase
+
+    searcher = open_knowledge(Path(config.kb), hybrid=not config.kb_lexical)
+    return Knowledge(LocalKnowledgeBase(searcher, Choice(config.kb_choice)), Delivery(config.kb_delivery))
+
+
+def open_knowledge(kb: Path, *, hybrid: bool) -> Searcher:
+    """The entries of a KB folder, to be searched. Says what takes long, and what could not be had."""
+    from agentdistill.cli.console import Bars, err
+    from agentdistill.knowledge.folder import EntryFolder
+    from agentdistill.knowledge.recall import Searcher
+    from agentdistill.knowledge.store import Index
+
+    folder = EntryFolder(kb)
+    bars, begun = Bars(), False
+
+    def embedded(done: int, size: int) -> None:
+        nonlocal begun
+        if not begun:
+            bars.begin("embed entries", size)
+            begun = True
+        bars.update(done)
+        if done >= size:
+            bars.end()
+
+    index = Index(folder, sentence_encoder() if hybrid else None, embedded)
+    if index.rebuilt:
+        err.print(f"the index of {kb} was damaged and is made anew: {index.rebuilt}", markup=False)
+    return Searcher(index)
+
+
+def sentence_encoder() -> Encoder | None:
+    """The catalog's encoder, fetched if need be; None, and a line that says so, where it cannot be had."""
+    from agentdistill import catalog
+    from agentdistill.cli.console import Bars, err
+    from agentdistill.errors import DownloadError
+    from agentdistill.knowledge.encoder import ENCODER, Encoder
+    from agentdistill.stages.progress import fetching
+
+    try:
+        return Encoder(catalog.fetch(ENCODER, fetching(ENCODER, Bars())))
+    except DownloadError as error:
+        err.print(f"entries are compared by words only: {error}", markup=False, soft_wrap=True)
+        return None
 
 
 def load_tool(spec: str) -> Any:

@@ -302,6 +302,8 @@ def _told(error: Any, lines: dict[tuple[Any, ...], int]) -> tuple[int, str]:
             what = f"{name} must be a list"
         case "too_short" if path == ("provenance",):
             what = "provenance is empty: say where it comes from, at least `- author: NAME`"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            what = f"{name} must have fields, each on a line of its own (name: value)"
         case "string_type":
             what = f"{name} must be one text: put it in quotes if it holds a colon"
         case "value_error" if not path:

@@ -13,7 +13,6 @@ line, never skipped. Not guaranteed: order between two who save the same entry; 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from agentdistill.errors import EntryFileError, KnowledgeBaseError
@@ -71,7 +70,7 @@ class EntryFolder:
         """An entry by its id, from entries/ or review/, and its file. Raises EntryFileError."""
         for review in (False, True):
             path = self.path(id, review=review)
-            with suppress(FileNotFoundError, OSError):
+            if path.exists():
                 entry, problems = read_file(path)
                 refuse(self.folder, problems)
                 if entry is not None:
