@@ -90,7 +90,7 @@ def comparison_page(found: Comparison) -> ReportData:
     for run in found.runs:
         provenance |= {f"{run.label}: {key}": value for key, value in _provenance(run.record).items()}
     return ReportData(
-        title=" and ".join(run.label for run in found.runs) if len(found.runs) < 4 else "Runs compared",
+        title=" and ".join(run.label for run in found.runs) if len(found.runs) == 2 else "Runs compared",
         subtitle=f"differences are with {first.label}, on the tasks that both runs have",
         facts={run.label: f"{100 * run.summary.all.rate:.1f} % of {run.summary.all.n}" for run in found.runs},
         accuracies=[row for run in found.runs for row in accuracies(run.label, run.model, run.summary)],
