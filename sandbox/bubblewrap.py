@@ -30,19 +30,12 @@ def command(config):
     size = ["--size", str(folders.COPIES * config["folder_mb"] << 20)]
     tmpfs = [*size, "--perms", "0700" if uid is None else "0777", "--tmpfs", "/session"]
     supervisor = python_files.supervisor(config, program, "/sandbox")
+    before = [config["bwrap"], *namespaces(), *ids, *files, *tmpfs]
+    before += ["--remount-ro", "/", "--chdir", "/session", "--seccomp"]
+    rules = system_calls()
 
     def in_the_jail():
-        start = [
-            "--remount-ro",
-            "/",
-            "--chdir",
-            "/session",
-            "--seccomp",
-            str(seccomp_fd()),
-            "--",
-            *supervisor,
-        ]
-        return [config["bwrap"], *namespaces(), *ids, *files, *tmpfs, *start]
+        return [*before, str(readable(rules)), "--", *supervisor]
 
     return in_the_jail, {}
 
@@ -141,9 +134,16 @@ def compiled_programs():
     return command
 
 
-def seccomp_fd():
+@functools.cache
+def system_calls():
+    """The seccomp filter, the same for every session."""
+    return confine.seccomp_filter(confine.IN_A_PID_NAMESPACE)
+
+
+def readable(data):
+    """A descriptor, for the program that comes after exec, to read these few bytes from."""
     reader, writer = os.pipe()
-    os.write(writer, confine.seccomp_filter(confine.IN_A_PID_NAMESPACE))
+    os.write(writer, data)
     os.close(writer)
     os.set_inheritable(reader, True)
     return reader

@@ -23,7 +23,9 @@ class Group:
         self.version = version
 
     def enter(self):
-        write(os.path.join(self.folder, "cgroup.procs"), "0")
+        """Move this process in; it must have one thread. v1 can move a thread, which spares the wait of some
+        10 ms that the kernel makes everybody take before it moves a process."""
+        write(os.path.join(self.folder, "tasks" if self.version == "v1" else "cgroup.procs"), "0")
 
     def remove(self):
         for _ in range(20):

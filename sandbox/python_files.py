@@ -15,7 +15,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 PACKAGES = ("numpy", "numpy.libs", "sympy", "mpmath")
 PROGRAMS = (
     "wire.py", "confine.py", "folders.py", "processes.py", "police.py",
-    "channel.py", "worker.py", "first.py", "supervisor.py",
+    "channel.py", "worker.py", "first.py", "relay.py", "supervisor.py",
 )  # fmt: skip
 FLAGS = ("-s", "-S", "-P", "-B")  # -I would ignore PYTHONHASHSEED; the environment is ours anyway
 

@@ -17,7 +17,7 @@ import math
 import struct
 import sys
 
-PROTOCOL = 1
+PROTOCOL = 2
 STREAM = struct.Struct(">II")  # length, channel
 NODE = struct.Struct(">IB")  # length, type
 MESSAGE, FORK, READY = 1, 2, 3  # frame types between supervisor and interpreter

@@ -105,15 +105,15 @@ class Interpreter:
 
     def serve(self):
         while True:
-            kind, body, fds = self.channel.request()
+            kind, message, fds = self.channel.request()
             if kind == wire.FORK:
-                self.fork(json.loads(body), fds)
-            elif body["op"] == "run":
-                self.run(body)
-            elif body["op"] == "put":
-                self.main.__dict__[body["name"]] = wire.decode_value(body["value"])
-            elif body["op"] == "setup":
-                self.setup(body)
+                self.fork(message, fds)
+            elif message["op"] == "run":
+                self.run(message)
+            elif message["op"] == "put":
+                self.main.__dict__[message["name"]] = wire.decode_value(message["value"])
+            elif message["op"] == "setup":
+                self.setup(message)
 
     def setup(self, message):
         self.output = Output(message["output_chars"])
@@ -147,6 +147,7 @@ class Interpreter:
         sys.modules["__main__"] = self.main
         self.main.__dict__.update(self.tools)
         self.final = None
+        self.channel.run = message["run"]
         value, error, kind = None, None, None
         try:
             if self.lost:
@@ -168,7 +169,7 @@ class Interpreter:
             encoded = wire.encode_value(value)
         except BaseException as problem:  # a hostile __class__, a MemoryError: still an answer
             encoded = {"$": "opaque", "type": "object", "repr": f"<not readable: {type(problem).__name__}>"}
-        value = self.final = None
+        value = self.final = self.channel.run = None
         logs, cut = self.logs()
         result = {"op": "result", "run": message["run"], "logs": logs, "cut": cut, "value": encoded}
         self.channel.send({**result, "final": final, "error": error, "kind": kind})
@@ -181,6 +182,8 @@ class Interpreter:
 
     def logs(self):
         size = os.fstat(1).st_size
+        if not size:
+            return "", self.output.dropped
         window = self.output.limit * 4
         text = os.pread(1, window, 0).decode("utf-8", "replace")
         os.ftruncate(1, 0)
@@ -247,11 +250,12 @@ class Interpreter:
             with contextlib.suppress(ChildProcessError):  # model code may have told the kernel to reap
                 os.waitpid(between, 0)
             return
+        held = open_files()
         for index, folder in enumerate(folders):
             child = os.fork()
             if child == 0:
                 try:
-                    self.become(sockets[index], logs[index], folder, fds)
+                    self.become(sockets[index], logs[index], folder, fds, held)
                     if random:
                         random.setstate(seed)
                 except BaseException:
@@ -265,16 +269,17 @@ class Interpreter:
         """Touch what a step touches. A fork has made every page of ours shared, and the first write to each
         copies it: better now, when nobody waits, than in the next step."""
         with contextlib.suppress(Exception):  # model code may have broken json; the next step will say so
-            message = json.loads('{"code": "x = 1\\nx"}')
+            message, _ = channel.read_json('{"code": "x = 1\\nx"}')
             value = evaluate(message["code"], "<code>", {})
             json.dumps({"value": wire.encode_value(value)}).encode()
             self.logs()
 
-    def become(self, sock, log, folder, fds):
-        """Turn this fresh fork into an interpreter of its own."""
+    def become(self, sock, log, folder, fds, held):
+        """Turn this fresh fork into an interpreter of its own. `held`: its descriptors from 3 on."""
         for fd in fds:
             if fd not in (sock, log):
                 os.close(fd)
+        gone = {*fds, self.channel.sock.fileno()}
         self.channel.sock.close()
         with contextlib.suppress(PermissionError):  # in the landlock jail the supervisor does it
             os.setpgid(0, 0)
@@ -282,20 +287,18 @@ class Interpreter:
         os.dup2(log, 2)
         os.close(log)
         before = os.environ.get("HOME", "")
-        os.environ.update(HOME=folder, TMPDIR=folder)
+        os.environ["HOME"] = os.environ["TMPDIR"] = folder
         if "tempfile" in sys.modules:
             sys.modules["tempfile"].tempdir = None
-        self.separate_files(sock, before, folder)
+        self.separate_files([fd for fd in held if fd not in gone], before, folder)
         os.chdir(folder)
-        self.channel = channel.Channel(socket.socket(fileno=sock))
+        self.channel = channel.Channel(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, sock))
         self.channel.ready()
 
-    def separate_files(self, keep, before, folder):
+    def separate_files(self, held, before, folder):
         """Open files go on in copies of our own, at the same place; sockets and pipes are closed."""
         paths = None
-        for fd in open_files():
-            if fd == keep:
-                continue
+        for fd in held:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 if not stat.S_ISCHR(status.st_mode):

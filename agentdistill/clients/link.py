@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -42,6 +43,7 @@ class Link:
         self._on_message = on_message
         self._frames = protocol.Frames()
         self._sending = threading.Lock()
+        self._sent: Counter[int] = Counter()  # frames by channel
         self._closed = False
         self._lost: SandboxError | None = None
 
@@ -64,11 +66,14 @@ class Link:
             self._lost = SandboxError(f"{message}: {words}" if words else message)
         return self._lost
 
-    def send(self, channel: int, message: Mapping[str, Json]) -> None:
+    def send(self, channel: int, message: Mapping[str, Json]) -> int:
+        """Returns how many frames have been sent to this channel, this one included."""
         data = protocol.frame(channel, message)
         try:
             with self._sending:
                 self._stream.send(data)
+                self._sent[channel] += 1
+                return self._sent[channel]
         except OSError:
             raise self.lose("the jail is gone") from None
 

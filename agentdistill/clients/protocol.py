@@ -23,7 +23,7 @@ from typing import Any
 
 from agentdistill.types import Json, Opaque
 
-PROTOCOL = 1
+PROTOCOL = 2
 HEADER = struct.Struct(">II")  # body length, channel
 MAX_FRAME = 8 << 20
 MAX_ITEMS = 400_000
@@ -76,10 +76,13 @@ def _no_constant(text: str) -> Json:
     raise ProtocolError(f"bare {text}")
 
 
+_READER = json.JSONDecoder(parse_int=_short_int, parse_constant=_no_constant)
+
+
 def parse(body: bytes) -> dict[str, Json]:
     """One message: a JSON object. Lone surrogates in it have become question marks."""
     try:
-        message = json.loads(body, parse_int=_short_int, parse_constant=_no_constant)
+        message = _READER.decode(body.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"not JSON: {type(error).__name__}") from None
     if not isinstance(message, dict):

@@ -93,7 +93,8 @@ class _Session:
         self, connection: ClientConnection, limits: Limits, preload: Sequence[str], url: str
     ) -> None:
         self._connection = connection
-        self._words = ""
+        self._words = ""  # the gateway's last
+        self._lost = ""  # how the connection ended, if there are none
         opening = {"protocol": PROTOCOL, "limits": asdict(limits), "preload": list(preload)}
         try:
             connection.send(json.dumps(opening))
@@ -145,11 +146,11 @@ class _Session:
             if isinstance(message, str):
                 self._words = self._words or text(read_object(message), "error")
         self._connection.close()
-        return self._words
+        return self._words or self._lost
 
     def _gone(self, closed: ConnectionClosed) -> OSError:
-        self._words = self._words or _reason(closed)
-        return BrokenPipeError(self._words)
+        self._lost = self._lost or _reason(closed)
+        return BrokenPipeError(self._lost)
 
 
 def _connect(parts: SplitResult) -> ClientConnection:

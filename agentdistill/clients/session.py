@@ -23,7 +23,7 @@ from agentdistill.clients import protocol
 from agentdistill.clients.link import Link, Stream
 from agentdistill.clients.protocol import ProtocolError
 from agentdistill.clients.steps import Step
-from agentdistill.clients.tool_calls import Answer, Call, Desk
+from agentdistill.clients.tool_calls import MAX_CALLS, Answer, Call, Desk
 from agentdistill.errors import SandboxError, UsageError
 from agentdistill.types import ErrorKind, Execution, Json, Limits, SandboxTool
 
@@ -73,9 +73,9 @@ class Session:
             for tool in self._desk.tools.values():
                 if not tool.repeatable:
                     raise UsageError(f"tool {tool.name!r} is not repeatable: no step with several candidates")
-        self._begin()
         if len(codes) == 1:
             return [self._single(codes[0])]
+        self._begin()
         ids = self._fork("try", self._live, len(codes))
         if not ids:
             error = "OSError: no room for copies of the session's folder: delete files first"
@@ -152,6 +152,7 @@ class Session:
         self._link.send(
             self._first, {"op": "setup", "tools": tools, "output_chars": self._limits.output_chars}
         )
+        tag = self._order("revive", self._first, 1)  # already now: it forks as soon as it can
         self._link.wait(
             lambda: self._first in self._ready or self._first in self._dead,
             START_SECONDS,
@@ -160,10 +161,13 @@ class Session:
         if self._first in self._dead:
             words = str(self._dead[self._first].get("logs", "")).strip()
             raise self._link.lose(f"the interpreter did not start: {words[-300:] or 'it says nothing'}")
-        self._revive()
+        ids = self._forks(tag)["ids"]
+        if not (ids and self._await_ready(ids[0], FORK_SECONDS)):
+            raise self._link.lose("the first interpreter does not fork")
+        self._live = ids[0]
 
     def _begin(self) -> None:
-        """Before a step: drop what was not kept, hear of deaths since, have a live interpreter."""
+        """Before forks: drop what was not kept, hear of deaths since, have a live interpreter."""
         self._settle()
         self._drop_candidates()
         self._link.pump(0)
@@ -201,35 +205,37 @@ class Session:
 
     def _park(self) -> None:
         """Order a twin of the live interpreter. The answer is taken up by the next call, not waited for."""
-        while (
-            len(self._parked) >= MAX_TWINS
-        ):  # here, and not when it has answered: then a step may be waiting
-            self._drop_oldest()
-        self._parking = self._order("park", self._live, 1)
+        old = []
+        while len(self._parked) >= MAX_TWINS:  # here, not when it has answered: then a step may be waiting
+            old += self._forget_oldest()
+        newest_first = dict.fromkeys(reversed(self._parked))
+        room = [node for node in reversed(newest_first) if node not in (self._first, NO_TWIN)]
+        self._parking = self._order("park", self._live, 1, drop=old, room=room)
 
     def _settle(self) -> None:
         """Take up the answer to the last `_park`."""
         self._link.check()
         if self._parking is None:
             return
-        ids, full = self._forks(self._parking)
+        answer = self._forks(self._parking)
         self._parking = None
-        while full and any(self._parked):  # its folder doesn't fit: older states make room
-            self._drop_oldest()
-            ids, full = self._forks(self._order("park", self._live, 1))
-        self._push(ids[0] if ids else NO_TWIN)
+        for node in answer["dropped"]:
+            while node in self._parked:
+                self._parked.pop(0)
+                self._dropped += 1
+        self._push(answer["ids"][0] if answer["ids"] else NO_TWIN)
 
     def _push(self, node: int) -> None:
         """The state after this step; one that repeats an older one may be the 17th in the list."""
         self._parked.append(node)
         if len(self._parked) > MAX_TWINS:
-            self._drop_oldest()
+            self._drop(self._forget_oldest())
 
-    def _drop_oldest(self) -> None:
+    def _forget_oldest(self) -> list[int]:
+        """The interpreter that is of no use any more, if that is one."""
         node = self._parked.pop(0)
         self._dropped += 1
-        if node not in (self._first, NO_TWIN, *self._parked):
-            self._drop([node])
+        return [] if node in (self._first, NO_TWIN, *self._parked) else [node]
 
     def _drop_candidates(self) -> None:
         if self._candidates:
@@ -239,19 +245,20 @@ class Session:
 
     def _fork(self, op: str, node: int, count: int) -> list[int]:
         """New forks of an interpreter; none if it is gone or there is no room for copies of its folder."""
-        return self._forks(self._order(op, node, count))[0]
+        ids: list[int] = self._forks(self._order(op, node, count))["ids"]
+        return ids
 
-    def _order(self, op: str, node: int, count: int) -> int:
-        """Order forks: "revive" one, "try" candidates, or "park": sweep up after the step and fork a twin."""
+    def _order(self, op: str, node: int, count: int, **more: Json) -> int:
+        """Order forks: "revive" one, "try" candidates, or "park": drop some, sweep up after the step and fork
+        a twin. If there is no room for a copy of its folder, those in `room` go too, the first first."""
         self._numbers += 1
-        self._link.send(0, {"op": op, "from": node, "count": count, "tag": self._numbers})
+        self._link.send(0, {"op": op, "from": node, "count": count, "tag": self._numbers, "room": [], **more})
         return self._numbers
 
-    def _forks(self, tag: int) -> tuple[list[int], bool]:
-        """The supervisor's answer to an order: the forks' numbers, and whether there was no room for them."""
+    def _forks(self, tag: int) -> dict[str, Json]:
+        """The supervisor's answer to an order: the forks' numbers (`ids`), and what it dropped for them."""
         self._link.wait(lambda: tag in self._forked, FORK_SECONDS, "the supervisor does not answer")
-        answer = self._forked.pop(tag)
-        return answer["ids"], answer["full"]
+        return self._forked.pop(tag)
 
     def _drop(self, nodes: Sequence[int]) -> None:
         """Kill what is of no interest any more."""
@@ -266,7 +273,17 @@ class Session:
     # ------------------------------------------------------------------ steps
 
     def _single(self, code: str) -> Execution:
-        [result] = self._execute([Step(code, self._live)])
+        """The step is sent before we hear what has happened since the last one: nearly always nothing."""
+        self._link.check()
+        self._drop_candidates()
+        if self._live in self._dead:
+            self._settle()
+            self._revive()
+        step = Step(code, self._live)
+        [result] = self._execute([step])
+        if step.missed:
+            self._revive()
+            [result] = self._execute([Step(code, self._live)])
         if self._live not in self._dead:
             self._park()
             return result
@@ -289,6 +306,11 @@ class Session:
                     step = waiting.pop(0)
                     self._start(step)
                     running.append(step)
+                if self._parking is not None:  # the supervisor does that first, and no step's clock ticks yet
+                    self._settle()
+                    for step in running:
+                        step.restart()
+                    continue  # a result may have come with the answer
                 self._link.pump(self._patience(running))
                 for step in running:
                     self._enforce(step)
@@ -304,7 +326,7 @@ class Session:
         if step.node in self._dead:
             step.bury(self._dead[step.node], self._limits)
             return
-        self._link.send(step.node, {"op": "run", "run": step.name, "code": step.code})
+        step.place = self._link.send(step.node, {"op": "run", "run": step.name, "code": step.code})
 
     def _patience(self, running: list[Step]) -> float:
         now = time.monotonic()
@@ -333,7 +355,11 @@ class Session:
         number = message.get("id")
         if not isinstance(number, int):
             raise ProtocolError("a call without a number")
-        if step is None or step.result is not None:
+        if step is None or step.result is not None or message.get("run") != step.name:
+            if step is not None:
+                step.late += 1
+                if step.late > MAX_CALLS:
+                    raise ProtocolError("a flood of calls")
             self._link.send(node, {"op": "answer", "id": number, "error": "the step is over"})
             return
         call = self._desk.call(message, len(step.calls))

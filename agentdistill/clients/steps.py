@@ -24,15 +24,23 @@ class Step:
     code: str
     node: int
     name: str = ""  # drawn at random when it starts, so that an earlier step cannot answer for it
+    place: int = 0  # which of the frames sent to its interpreter was this step
+    missed: bool = False  # its interpreter was dead before it was told of it
     started: float = 0.0
     running: bool = False
     left: float = 0.0  # seconds of the deadline still unused
     ticking: float | None = None  # since when the clock runs; None while a tool is waited for
     pending: int = 0
     timed_out: bool = False
+    late: int = 0  # calls of earlier steps that came while this one ran
     calls: list[Call] = field(default_factory=list)
     waiting: dict[int, Call] = field(default_factory=dict)  # calls without an answer, by the code's number
     result: Execution | None = None
+
+    def restart(self) -> None:
+        """Start its clock anew, unless a tool has stopped it."""
+        self.started = time.monotonic()
+        self.ticking = self.ticking and self.started
 
     def finish(self, message: dict[str, Json], limits: Limits) -> None:
         """The interpreter's own word on its step. It may lie about that, but about nothing else."""
@@ -57,6 +65,8 @@ class Step:
 
     def bury(self, death: dict[str, Json], limits: Limits) -> None:
         """The interpreter is gone and has left no result."""
+        told = death.get("told")
+        self.missed = isinstance(told, int) and told < self.place
         if self.timed_out:
             kind = ErrorKind.TIMEOUT
             error = f"TimeoutError: the code ran longer than {limits.seconds:g} s and was stopped."

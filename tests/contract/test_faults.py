@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -323,6 +324,24 @@ def test_garbage_from_the_jail(garbage: bytes, early: bool) -> None:
     except SandboxError as problem:
         assert "\n" not in str(problem)
     assert time.monotonic() - started < IN_TIME
+
+
+def test_a_client_that_is_slow_to_read_gets_every_result_at_once() -> None:
+    """What has come by then, the answer about the last twin and a result, is one piece."""
+
+    def unchanged(data: bytes) -> bytes:
+        return data
+
+    class Slow(Tampered):
+        def receive(self, seconds: float) -> bytes | None:
+            time.sleep(0.05)
+            return super().receive(seconds)
+
+    with Session(Slow(unchanged), (), replace(LIMITS, seconds=5)) as session:
+        for number in range(10):
+            started = time.monotonic()
+            assert session.run([f"{number}"])[0].value == number
+            assert time.monotonic() - started < 3
 
 
 def test_random_bytes_changed_on_the_way() -> None:

@@ -13,6 +13,17 @@ from agentdistill.errors import SandboxError
 from agentdistill.types import ErrorKind, Limits, Sandbox, SandboxTool
 
 LIMITS = Limits(seconds=5, folder_mb=1)
+LATE = """
+import threading, time
+def later():
+    global said
+    time.sleep(0.2)
+    try:
+        ask('late')
+    except Exception as problem:
+        said = str(problem)
+threading.Thread(target=later).start()
+"""
 
 
 @pytest.fixture(params=["bubblewrap", "process"])
@@ -50,6 +61,45 @@ def test_a_tool_that_never_answers_is_not_waited_for_forever(session: Sandbox) -
     assert result.logs == "TimeoutError: never did not answer within 0.3 s\n" and result.value == 2
     assert time.monotonic() - started < 3
     assert result.tool_calls[0].error == "no answer yet"
+
+
+def test_a_call_between_two_steps_is_no_affair_of_the_next() -> None:
+    """A thread of an earlier step calls while nothing runs; the next step is sent before that is heard."""
+    asked: list[str] = []
+    tools = [SandboxTool("ask", lambda what: asked.append(what), ("what",))]
+    with open_sandbox("bubblewrap", limits=LIMITS, tools=tools) as session:
+        assert session.run([LATE])[0].error is None
+        time.sleep(0.5)
+        [result] = session.run(["ask('now')\ntime.sleep(0.1)\nsaid"])
+        assert asked == ["now"] and len(result.tool_calls) == 1
+        assert result.value == "the step is over"
+
+
+def test_an_interpreter_that_dies_between_two_steps_costs_the_next_nothing() -> None:
+    """It is told of the step when it is dead; the step runs once, in what takes its place."""
+    asked: list[int] = []
+    tools = [SandboxTool("ask", lambda what: asked.append(what), ("what",))]
+    with open_sandbox("bubblewrap", limits=LIMITS, tools=tools) as session:
+        for number in range(3):
+            session.run(["import os, threading\nx = 7\nthreading.Timer(0.2, os._exit, (1,)).start()"])
+            time.sleep(0.5)
+            [result] = session.run([f"ask({number})\nx"])
+            assert (result.value, result.error) == (7, None)
+        assert asked == [0, 1, 2]
+
+
+def test_older_states_make_room_for_newer_ones() -> None:
+    with open_sandbox("bubblewrap", limits=LIMITS) as session:  # four times 1 MB for all folders
+        for number in range(8):
+            code = (
+                f"with open('file', 'w') as file:\n    _ = file.write(str({number}) * 900_000)\nx = {number}"
+            )
+            assert session.run([code])[0].error is None
+        look = "open('file').read(1), x"
+        session.undo(1)
+        assert session.run([look])[0].value == ("6", 6)
+        with pytest.raises(ValueError):
+            session.undo(7)
 
 
 def test_preloaded_modules_are_there_before_the_first_step() -> None:

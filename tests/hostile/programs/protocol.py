@@ -23,15 +23,15 @@ name = frame.f_locals['message']['run'] if frame else print('ESCAPED: no name fo
 BODIES: list[bytes] = [
     b"", b"{", b"[]", b"null", b"0", b'"x"', b'{"op": "hello"}', b'{"op": "died", "id": 1}', b'{"op": "forked", "tag": 1, "ids": [1], "full": false}',
     b'{"op": "ready", "id": 1}', b"\xff\xfe", b"[" * 100_000, b'{"op": null}', b'{"op": ["call"]}',
-    b'{"op": "call"}', b'{"op": "call", "id": 1, "name": [], "args": {}, "kwargs": 3}', b'{"op": "call", "id": true}',
-    b'{"op": "call", "id": -1, "name": "echo", "args": [{"$": "nothing"}], "kwargs": {}}',
-    b'{"op": "call", "id": 1, "name": "echo", "args": [{"$": "dict", "v": [[[], 1]]}], "kwargs": {}}',
-    b'{"op": "call", "id": 1, "name": "echo", "args": [{"$": "int", "v": "' + b"9" * 100_000 + b'"}], "kwargs": {}}',
-    b'{"op": "call", "id": 1, "name": "echo", "args": [{"$": "decimal", "v": "1e999999999"}], "kwargs": {}}',
-    b'{"op": "call", "id": 1, "name": "echo", "args": [{"$": "fraction", "v": "1/0"}], "kwargs": {}}',
-    b'{"op": "call", "id": 1, "name": "echo", "args": [{"$": "set", "v": [[1], {}]}], "kwargs": {}}',
-    b'{"op": "call", "id": 1, "name": "__class__", "args": [], "kwargs": {}}', b'{"op": "result", "run": 1e999}', b'{"op": "call", "id": NaN}',
-    b'{"op": "call", "id": 1' + b"0" * 10_000 + b', "name": "echo", "args": [], "kwargs": {}}',
+    b'{"op": "call"}', b'{"op": "call", "run": "HERE", "id": 1, "name": [], "args": {}, "kwargs": 3}', b'{"op": "call", "run": "HERE", "id": true}',
+    b'{"op": "call", "run": "HERE", "id": -1, "name": "echo", "args": [{"$": "nothing"}], "kwargs": {}}',
+    b'{"op": "call", "run": "HERE", "id": 1, "name": "echo", "args": [{"$": "dict", "v": [[[], 1]]}], "kwargs": {}}',
+    b'{"op": "call", "run": "HERE", "id": 1, "name": "echo", "args": [{"$": "int", "v": "' + b"9" * 100_000 + b'"}], "kwargs": {}}',
+    b'{"op": "call", "run": "HERE", "id": 1, "name": "echo", "args": [{"$": "decimal", "v": "1e999999999"}], "kwargs": {}}',
+    b'{"op": "call", "run": "HERE", "id": 1, "name": "echo", "args": [{"$": "fraction", "v": "1/0"}], "kwargs": {}}',
+    b'{"op": "call", "run": "HERE", "id": 1, "name": "echo", "args": [{"$": "set", "v": [[1], {}]}], "kwargs": {}}',
+    b'{"op": "call", "run": "HERE", "id": 1, "name": "__class__", "args": [], "kwargs": {}}', b'{"op": "result", "run": 1e999}', b'{"op": "call", "run": "HERE", "id": NaN}',
+    b'{"op": "call", "run": "HERE", "id": 1' + b"0" * 10_000 + b', "name": "echo", "args": [], "kwargs": {}}',
     b'{"op": "' + b"x" * 3_000_000 + b'"}',
 ]  # fmt: skip
 VALUES = [
@@ -46,7 +46,9 @@ def _nonsense(number: int, body: bytes) -> Program:
     head, rest = body[:300], len(body) - len(body[:300])
     code = (
         FORGE
-        + f"body = {head!r} + {body[300:301]!r} * {max(0, rest - 2)} + {body[-2:] if rest > 0 else b''!r}\nsend(body)\nimport time\ntime.sleep(.2)"
+        + NAME
+        + f"body = {head!r}.replace(b'HERE', name.encode()) + {body[300:301]!r} * {max(0, rest - 2)} + {body[-2:] if rest > 0 else b''!r}\n"
+        + "send(body)\nimport time\ntime.sleep(.2)"
     )
     return held(code, f"nonsense {number}: {body[:40]!r}", shared=True)
 
@@ -69,7 +71,8 @@ PROGRAMS: list[Program] = [
     held(FORGE + "own.sock.sendall(b'\\0')", "half a header"),
     stopped(FORGE + "own.sock.sendall(struct.pack('>IB', 100, 1) + b'half')\nwhile True: pass", "half a frame"),
     held(FORGE + "own.sock.sendall(struct.pack('>IB', 100, 1) + b'half')", "half a frame before the reply", may_lose_state=True),
-    held(FORGE + "body = b'{\"op\": \"call\", \"id\": 1, \"name\": \"echo\", \"args\": [], \"kwargs\": {}}'\nwhile True: send(body)", "a flood of calls"),
+    *(held(FORGE + f"body = json.dumps({{'op': 'call', 'run': {run}, 'id': 1, 'name': 'echo', 'args': [], 'kwargs': {{}}}}).encode()\nwhile True: send(body)", name)
+      for run, name in (("own.run", "a flood of calls"), ("'no step'", "a flood of calls of another step"))),
     held(FORGE + "while True: send(json.dumps({'op': 'result', 'run': 'x' * 1000}).encode())", "a flood of results"),
     held(FORGE + NAME + "for _ in range(2000): forged(name, 'twice')", "its own result two thousand times"),
     held(FORGE + "for _ in range(5000):\n    r, w = os.pipe()\n    try: socket.send_fds(own.sock, [struct.pack('>IB', 0, 3)], [r, w, 0, 1])\n    finally: os.close(r); os.close(w)",
