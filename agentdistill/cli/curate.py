@@ -32,6 +32,16 @@ def curate(
             help="At most N attempts a task. Without it, all whose code differs.", min=1, show_default=False
         ),
     ] = None,
+    kb: Annotated[
+        Path | None,
+        typer.Option(
+            help="KB folder: also rows with an entry that fits, and rows of answers alone.",
+            show_default=False,
+        ),
+    ] = None,
+    kb_lexical: Annotated[
+        bool, typer.Option("--kb-lexical", help="Find entries by words only, without a sentence encoder.")
+    ] = False,
     skip_bad_rows: o.SkipBadRows = None,
     prompt: o.Prompt = None,
     as_json: o.AsJson = False,
@@ -43,6 +53,7 @@ def curate(
     from agentdistill.cli.console import err, print_json
     from agentdistill.prompts import load_prompts
     from agentdistill.stages.curate import curate as run
+    from agentdistill.stages.knowledge_rows import KnowledgeRows
     from agentdistill.types import to_json
 
     summary = run(
@@ -52,6 +63,7 @@ def curate(
         tests=test or (),
         per_task=per_task,
         skip_bad_rows=bool(skip_bad_rows),
+        knowledge=KnowledgeRows(o.open_knowledge(kb, hybrid=not kb_lexical), kb.name) if kb else None,
     )
     for line in summary.skipped:
         err.print(f"skipped {line}", markup=False)
@@ -82,6 +94,9 @@ def show(summary: CurateSummary) -> None:
             table.add_row(name, str(count), f"{count / max(1, summary.attempts):.1%}")
     table.add_row("all", str(summary.attempts), "", style="bold")
     err.print(table)
+    if summary.variants:
+        counts_of = ", ".join(f"{count} {name}" for name, count in summary.variants.items())
+        err.print(f"rows: {counts_of}", markup=False)
     for found in summary.overlaps[:NAMED]:
         shared = f"shares {found.words} words in a row with" if found.words else "has the question of"
         err.print(f"left out: {found.task} {shared} {found.test} ({found.file})", markup=False)

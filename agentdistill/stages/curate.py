@@ -21,16 +21,18 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from agentdistill.agent.build import chain_of_thought_prompt, system_prompt
+from agentdistill.agent.knowledge import RecallTool
 from agentdistill.agent.tools import SearchTool
 from agentdistill.errors import RunDirectoryError, UsageError
 from agentdistill.prompts import Prompts
 from agentdistill.runs import read_run_json, read_scores, read_trajectories, write_atomic
+from agentdistill.stages.knowledge_rows import KnowledgeRows
 from agentdistill.tasks.contamination import HeldOut, Overlap
 from agentdistill.tasks.load import TaskSet, load_tasks
 from agentdistill.training.code_shape import code_shape
@@ -57,7 +59,8 @@ class CurateSummary:
     """Attempts read, rows kept, and attempts rejected by reason: `attempts` is the sum of the others.
 
     `overlaps` has one entry for each task left out because of a test question. `skipped` names the rows of
-    test files that could not be read.
+    test files that could not be read. `variants` counts rows by what they teach, where a knowledge base
+    made several of an attempt.
     """
 
     out: str
@@ -67,6 +70,7 @@ class CurateSummary:
     runs: tuple[str, ...]
     overlaps: tuple[Overlap, ...] = ()
     skipped: tuple[str, ...] = ()
+    variants: dict[str, int] = field(default_factory=dict)
 
 
 def curate(
@@ -77,12 +81,14 @@ def curate(
     tests: Sequence[Path] = (),
     per_task: int | None = None,
     skip_bad_rows: bool = False,
+    knowledge: KnowledgeRows | None = None,
 ) -> CurateSummary:
     """Write the training rows of graded RUNs to `out`.
 
     Tasks that overlap with a question of the `tests` files are left out (`tasks/contamination.py` has the
     rule). Of several correct attempts at one task those with the same code shape are one row, at most
-    `per_task` rows; RUNs in the order given, samples by their index, come first.
+    `per_task` rows; RUNs in the order given, samples by their index, come first. With `knowledge` an attempt
+    that is kept becomes several rows (`stages/knowledge_rows.py`).
 
     Raises RunDirectoryError when a RUN has no scores, TaskFileError for a test file, UsageError.
     """
@@ -94,14 +100,16 @@ def curate(
     if len(modes) > 1:
         named = ", ".join(f"{run.name} by {mode}" for mode, run in sorted(modes.items()))
         raise UsageError(f"one student learns one way to answer, and these are several: {named}")
+    if knowledge is not None and set(modes) != {"agent"}:
+        raise UsageError(f"{runs[0]} holds chains of thought", "--kb makes rows of agents' attempts")
     files = [load_tasks(path, skip_bad_rows=skip_bad_rows) for path in tests]
-    selection = _Selection(prompts, HeldOut(files) if files else None, per_task)
+    selection = _Selection(prompts, HeldOut(files) if files else None, per_task, knowledge)
     sources = []
     for run in runs:
         record = read_run_json(run)
-        before = selection.attempts, len(selection.rows)
+        before = selection.attempts, selection.kept
         selection.add(run, read_scores(run), record["shape"])
-        attempts, kept = selection.attempts - before[0], len(selection.rows) - before[1]
+        attempts, kept = selection.attempts - before[0], selection.kept - before[1]
         counts = {"attempts": attempts, "kept": kept}
         sources.append({"run": run.name, **counts, "shape": record["shape"], "versions": record["versions"]})
     overlaps = tuple(found for found in selection.overlaps.values() if found is not None)
@@ -114,6 +122,8 @@ def curate(
         "tests": [_test_file(file, overlaps) for file in files],
         "prompts": prompts.text,
     }
+    if knowledge is not None:
+        data["knowledge"] = knowledge.record()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -124,21 +134,30 @@ def curate(
     return CurateSummary(
         out=str(out),
         attempts=selection.attempts,
-        kept=len(selection.rows),
+        kept=selection.kept,
         rejected=dict(selection.rejected),
         runs=tuple(str(run) for run in runs),
         overlaps=overlaps,
         skipped=tuple(line for file in files for line in file.skipped),
+        variants=dict(knowledge.counts) if knowledge is not None else {},
     )
 
 
 class _Selection:
     """The rows so far, and what decides about the next attempt."""
 
-    def __init__(self, prompts: Prompts, held_out: HeldOut | None, per_task: int | None) -> None:
+    def __init__(
+        self,
+        prompts: Prompts,
+        held_out: HeldOut | None,
+        per_task: int | None,
+        knowledge: KnowledgeRows | None,
+    ) -> None:
         self.prompts = prompts
         self.held_out = held_out
         self.per_task = per_task
+        self.knowledge = knowledge
+        self.kept = 0
         self.rows: list[Json] = []
         self.rejected: Counter[str] = Counter()
         self.attempts = 0
@@ -149,8 +168,9 @@ class _Selection:
 
     def add(self, run: Path, scores: dict[str, Score], shape: Mapping[str, Json]) -> None:
         """Every attempt of a RUN: a row, or counted. By sample index, whatever order they finished in."""
-        # The student is told of the search it will have, as the teacher was.
-        tools = [SearchTool()] if shape.get("retriever") else []
+        # The student is told of the tools it will have, as the teacher was.
+        tools: list[Any] = [SearchTool()] if shape.get("retriever") else []
+        tools += [RecallTool()] if (shape.get("knowledge_base") or {}).get("delivery") == "recall" else []
         thinks = shape.get("mode", "agent") != "agent"
         for trajectory in sorted(read_trajectories(run), key=lambda attempt: attempt.sample):
             self.attempts += 1
@@ -163,7 +183,9 @@ class _Selection:
                 row = {"id": trajectory.id, "task": trajectory.task.id, "run": run.name, "messages": messages}
                 reason = self._repeats(trajectory, messages)
             if reason is None:
-                self.rows.append(row)
+                self.kept += 1
+                names = [tool.name for tool in tools]
+                self.rows += self.knowledge.rows(row, trajectory, names) if self.knowledge else [row]
             else:
                 self.rejected[reason.value] += 1
 

@@ -1,6 +1,7 @@
 """Which attempts become rows, and what a row looks like."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +9,14 @@ from pathlib import Path
 import pytest
 
 from agentdistill.errors import RunDirectoryError, TaskFileError, UsageError
+from agentdistill.knowledge.entry import Entry, FromPerson, question_hash
+from agentdistill.knowledge.folder import EntryFolder
+from agentdistill.knowledge.recall import Searcher
+from agentdistill.knowledge.store import Index
 from agentdistill.prompts import load_prompts
 from agentdistill.runs import RunWriter, write_scores
 from agentdistill.stages.curate import curate, read_data
+from agentdistill.stages.knowledge_rows import KnowledgeRows
 from agentdistill.types import ErrorKind, Score, Step, StopReason, Task, Trajectory
 
 PROMPTS = load_prompts("student")
@@ -188,3 +194,47 @@ def test_any_other_folder_is_no_data(tmp_path: Path, content: str | None) -> Non
         (tmp_path / "rows.jsonl").write_text("")
     with pytest.raises(RunDirectoryError):
         read_data(tmp_path)
+
+
+def test_a_knowledge_base_makes_several_rows_of_an_attempt(tmp_path: Path) -> None:
+    names = [f"t{n}" for n in range(60)]
+    run = store(tmp_path / "run", *((trajectory(name), True) for name in names), (trajectory("no"), False))
+    kb = EntryFolder(tmp_path / "kb", create=True)
+    for id, own in (("fits", ()), ("own", ("question of t3",)), ("other", ())):
+        sources = [FromPerson(author="us", question=question_hash(question)) for question in own]
+        what = "weather" if id == "other" else "any question"
+        kb.save(
+            Entry(
+                id=id,
+                status="active",
+                kind="fact",
+                title=f"About {what}",
+                trigger=f"A question of {what}",
+                learning_summary=(f"This is {id}.",),
+                provenance=sources or [FromPerson(author="us")],
+            )
+        )
+    knowledge = KnowledgeRows(Searcher(Index(kb)), "kb")
+    found = curate([run], tmp_path / "data", PROMPTS, knowledge=knowledge)
+    assert found.attempts == 61 == found.kept + sum(found.rejected.values()) and found.kept == 60
+    rows, _ = read_data(tmp_path / "data")
+    record = json.loads((tmp_path / "data" / "data.json").read_text())
+    counts = Counter(row["variant"] for row in rows)
+    assert counts == record["knowledge"]["variants"] == found.variants
+    assert counts["plain"] == counts["answer-only"] == 60 == counts["knowledge"] + counts["distractor"]
+    assert 1 <= counts["distractor"] <= 14  # one in ten
+    assert len({row["id"] for row in rows}) == len(rows) == record["rows"]
+    by_id = {row["id"]: row for row in rows}
+    plain = by_id["t3#0"]["messages"]
+    noted = (by_id.get("t3#0+knowledge") or by_id["t3#0+distractor"])["messages"]
+    assert "This is" not in str(plain) and "This is own." not in str(noted)  # leave-one-out
+    assert noted[0] == plain[0] and noted[2:] == plain[2:] and plain[1]["content"][10:] in noted[1]["content"]
+    assert "This is" in noted[1]["content"] and noted[1]["content"].startswith("New task:\n")
+    for row in rows:
+        if row["variant"] == "knowledge":
+            assert "This is other." not in str(row["messages"])
+        if row["variant"] == "answer-only":
+            assert [m["content"] for m in row["messages"]][2:] == ["1"]
+    again = curate([run], tmp_path / "again", PROMPTS, knowledge=KnowledgeRows(Searcher(Index(kb)), "kb"))
+    assert again.variants == found.variants
+    assert (tmp_path / "again/rows.jsonl").read_text() == (tmp_path / "data/rows.jsonl").read_text()
