@@ -15,6 +15,7 @@ import os
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -23,6 +24,7 @@ import httpx
 
 from agentdistill.errors import ContextOverflowError, ModelError
 from agentdistill.models.base import BaseModel
+from agentdistill.models.logprobs import read_logprobs
 from agentdistill.models.template import ChatTemplate
 from agentdistill.types import Completion, FinishReason, Json, Message, Sampling
 
@@ -111,6 +113,25 @@ class LlamaCppModel(BaseModel):
             # A sample that is given up is not told what the prompt was, but a finished one was.
             samples[0].prompt_tokens = next((s.prompt_tokens for s in samples if s.prompt_tokens), None)
             yield from ((sample.index, sample.completion()) for sample in samples if not sample.finish)
+
+    def sample_logprobs(
+        self, messages: Sequence[Message], *, top: int = 2, sampling: Sampling | None = None
+    ) -> Completion:
+        """See BaseModel. The prompt stays in a slot for the call that comes next."""
+        server = self._server
+        if server is None:
+            raise ModelError(f"{self.model_id} is closed")
+        sampling = sampling or self.sampling
+        request = self._request(self.template.render(messages, ""), (), sampling, sampling.seed, 1)
+        try:
+            reply = server.handle_completions(request | {"stream": False, "n_probs": top})
+        except Exception as error:  # xllamacpp raises RuntimeError and ValueError alike
+            raise ModelError(f"llama.cpp failed on {self.model_id}: {error}") from error
+        if not isinstance(reply, dict) or "choices" not in reply:
+            raise self._refusal(reply)
+        sample = _Sample(0, "")
+        sample.add(reply)
+        return replace(sample.completion(), logprobs=read_logprobs(reply["choices"][0]))
 
     def close(self) -> None:
         with self._closing:

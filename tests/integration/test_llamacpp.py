@@ -192,3 +192,14 @@ def test_a_closed_model_says_so() -> None:
     model.close()
     with pytest.raises(ModelError, match="is closed"):
         model.sample(COUNT, sampling=Sampling(max_tokens=2))
+
+
+def test_the_likeliest_tokens_are_told(model: LlamaCppModel) -> None:
+    found = model.sample_logprobs(COUNT, sampling=Sampling(max_tokens=6))
+    assert found.text == model.sample(COUNT, sampling=Sampling(max_tokens=6))[0].text
+    assert found.logprobs is not None and len(found.logprobs) == found.tokens_out
+    for place in found.logprobs:
+        assert len(place) == 2 and all(value <= 0 for value in place.values())
+    assert (
+        "".join(max(place, key=place.__getitem__) for place in found.logprobs).strip() == found.text.strip()
+    )
