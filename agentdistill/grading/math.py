@@ -52,6 +52,7 @@ _NO_UNIT = frozenset(
     )
     for word in line.split()
 )
+_SENTENCE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}\s+[A-Za-z]{2,}")
 _COSMETIC = re.compile(r"(?<!\\)\\(?:left|right|,|!|;|:| |quad|displaystyle|limits)(?![A-Za-z])")
 _WORDS = re.compile(r"\\(?:text|textbf|mathrm|textrm|mbox|mathbf)\s*\{([^{}]*)\}")
 _DEGREES = re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree|\u00b0")
@@ -72,6 +73,8 @@ def grade_plainly(answer: str | None, gold: str) -> Verdict | None:
     if x is not None and y is not None:
         right = same_number(x, y, inexact=_is_decimal(found) or _is_decimal(wanted), places=_places(wanted))
         return right, "number", "" if right else f"{found[:40]} is not {wanted[:40]}"
+    if y is not None and _SENTENCE.search(found):  # as mathematics "it is not 0" is a product, and it is 0
+        return False, "text", "a sentence, not a number"
     if "__" in answer:
         return False, "refused", "an answer with '__' is not handed to the parser"
     return None

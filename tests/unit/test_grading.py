@@ -97,6 +97,7 @@ def test_right_numbers_need_no_worker(answer: str, gold: str) -> None:
         ("2x", "2"),
         ("I am not sure, but 42", "42"),
         ("Error at line 5", "5"),
+        ("I think it is not 0", "0"),
         ("six", "6"),
         ("(5)(6)", "5"),
         ("nan", "0"),
@@ -176,6 +177,7 @@ def test_any_text_is_judged_or_passed_on(answer: str, gold: str) -> None:
         ("(3+4j)", "3+4i"),
         ("A", "\\text{(A)}"),
         ("\\frac{3}{4}x", "0.75x"),
+        ("cot(x)", "\\cot x"),
     ],
 )
 def test_equal_mathematics_is_right(judge: Grader, answer: str, gold: str) -> None:
