@@ -31,15 +31,17 @@ class Config(BaseModel):
 
 
 class AttemptConfig(Config):
-    """What generate and eval share."""
+    """What generate and eval share. Temperature and top_p not given: greedy, or with candidates the values of
+    agent/self_consistency.py."""
 
     model: str
     limit: int | None = Field(default=None, ge=1)
     concurrency: int = Field(default=4, ge=1, le=1024)
     max_steps: int = Field(default=5, ge=1, le=100)
     max_tokens: int = Field(default=512, ge=1)
-    temperature: float = Field(default=0.0, ge=0.0, le=2.0)
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    candidates: int = Field(default=1, ge=1, le=256)
+    temperature: float | None = Field(default=None, ge=0.0, le=2.0)
+    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
     seed: int = 0
     context: int = Field(default=4096, ge=256)
     threads: int | None = Field(default=None, ge=1)

@@ -8,7 +8,7 @@ Step comes from a model or from its code and is hostile until shown otherwise.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
@@ -51,7 +51,7 @@ class Task:
 
 
 class ErrorKind(StrEnum):
-    """Why a step has an error. All of these are the model's doing, none is infrastructure."""
+    """Why a step has an error. None of these is infrastructure, all but the last are the model's doing."""
 
     PARSE = "parse"  # no code block could be read from the text
     EXCEPTION = "exception"  # the code raised
@@ -59,6 +59,9 @@ class ErrorKind(StrEnum):
     MEMORY = "memory"  # the code hit its memory limit
     DIED = "died"  # the code ended its own interpreter (os._exit, a segfault, a signal)
     TOOL = "tool"  # a tool call was malformed or refused
+    CANCELLED = (
+        "cancelled"  # a candidate that was stopped, or never run, as the vote was decided: never a step
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,10 @@ class Execution:
     tool_calls: tuple[ToolCall, ...] = ()
 
 
+CANCELLED = Execution(error="cancelled: it was not needed any more", error_kind=ErrorKind.CANCELLED)
+"""What a candidate gets that was stopped, or was never run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one step of sandboxed code may use. Waiting for a tool does not count as running."""
@@ -145,7 +152,12 @@ class SandboxTool:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One sampled action of a self-consistent step, what it did, and the votes its result got."""
+    """One sampled action of a self-consistent step, what it did, and the votes its result got.
+
+    `code` and `execution` are None where no code could be read from the text. A candidate that was cancelled,
+    while it was sampled or run or before, has an execution with ErrorKind.CANCELLED. Long texts are cut, with
+    a mark.
+    """
 
     text: str
     code: str | None
@@ -382,6 +394,10 @@ class ActionModel(Protocol):
         ...
 
 
+Enough = Callable[[Mapping[int, Execution]], bool]
+"""Says of the results so far, by the number of the code, whether they will do."""
+
+
 @runtime_checkable
 class Sandbox(Protocol):
     """A stateful Python session behind a wall.
@@ -390,9 +406,16 @@ class Sandbox(Protocol):
     leaves the session as it was until `keep(i)` makes fork i the session; without `keep` all forks
     are dropped at the next call. `undo(k)` goes back k steps. A killed step leaves the session as it
     was before that step. Raises SandboxError when the wall itself is lost, never for what code did.
+
+    `run(iterator)` runs each code in its own fork as the iterator gives it; an iterator that has to wait for
+    the next gives None from time to time, for results to be looked at. `enough` is asked whenever something
+    may have changed, with the results so far by the code's number: once it is true no more code is taken, and
+    what has not ended is CANCELLED.
     """
 
-    def run(self, codes: Sequence[str]) -> list[Execution]: ...
+    def run(
+        self, codes: Sequence[str] | Iterator[str | None], enough: Enough | None = None
+    ) -> list[Execution]: ...
 
     def keep(self, index: int) -> None: ...
 

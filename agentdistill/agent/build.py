@@ -17,6 +17,9 @@ from agentdistill.agent.record import AttemptModel, Recorder
 from agentdistill.prompts import Prompts
 from agentdistill.types import SandboxTool
 
+CODE_BLOCK_TAGS = ("<code>", "</code>")
+"""CodeAgent's own."""
+
 
 def build_agent(
     model: AttemptModel,
@@ -33,6 +36,7 @@ def build_agent(
         model=model,
         prompt_templates={**prompts.templates, "system_prompt": _verbatim(system_prompt(prompts, tools))},
         executor=executor,
+        code_block_tags=CODE_BLOCK_TAGS,
         max_steps=max_steps,
         step_callbacks=recorder.callbacks,
         verbosity_level=LogLevel.OFF,

@@ -13,6 +13,7 @@ something. Both stop at the rule's number of words in MAX_WORDS.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator, Sequence
 
 from agentdistill.grading.extract import final_answer
@@ -63,12 +64,34 @@ class FirstThoughtModel(BaseModel):
         if self._used or STEP_CALL_MARK not in stop:
             return self.model.sample(messages, n, prefix=prefix, stop=stop, sampling=sampling)
         drawn = self.model.sample(messages, n, prefix=self.prefix, stop=stop, sampling=sampling)
+        return [self._opened(completion) for completion in drawn]
+
+    def draw(
+        self,
+        messages: Sequence[Message],
+        n: int = 1,
+        *,
+        prefix: str = "",
+        stop: Sequence[str] = (),
+        sampling: Sampling | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> Iterator[tuple[int, Completion]]:
+        first = not self._used and STEP_CALL_MARK in stop
+        for index, completion in self.model.draw(
+            messages,
+            n,
+            prefix=self.prefix if first else prefix,
+            stop=stop,
+            sampling=sampling,
+            cancelled=cancelled,
+        ):
+            yield index, self._opened(completion) if first else completion
+
+    def _opened(self, completion: Completion) -> Completion:
+        """The completion with the prefix it went on from, and a note that the first step is made."""
         self._used = True
-        self.prefill = drawn[0].prefill
-        return [
-            completion if completion.prefill == "ignored" else _joined(self.prefix, completion)
-            for completion in drawn
-        ]
+        self.prefill = completion.prefill
+        return completion if completion.prefill == "ignored" else _joined(self.prefix, completion)
 
 
 def _joined(prefix: str, completion: Completion) -> Completion:

@@ -17,9 +17,10 @@ from smolagents.memory import ActionStep
 from smolagents.models import ChatMessage, MessageRole
 
 from agentdistill.agent.executor import SandboxExecutor
+from agentdistill.agent.self_consistency import Voted
 from agentdistill.errors import ContextOverflowError
 from agentdistill.models.base import BaseModel
-from agentdistill.types import Completion, ErrorKind, Json, Message, Sampling, Step, StopReason
+from agentdistill.types import Candidate, Completion, ErrorKind, Json, Message, Sampling, Step, StopReason
 
 DROPPED = "Observation:\n(left out: the conversation is too long)"
 """What stands in a call where an observation stood."""
@@ -162,12 +163,19 @@ class Recorder:
                 error=str(memory_step.error) if memory_step.error else None,
                 error_kind=error_kind,
                 tool_calls=execution.tool_calls if execution else (),
+                candidates=_candidates(memory_step.model_output_message),
                 tokens_in=usage.input_tokens if usage else 0,
                 tokens_out=usage.output_tokens if usage else 0,
                 seconds=round(memory_step.timing.duration or 0.0, 3),
                 dropped=self.model.dropped,
             )
         )
+
+
+def _candidates(message: ChatMessage | None) -> tuple[Candidate, ...]:
+    """What the step was voted from; nothing where one completion was drawn."""
+    raw = message.raw if message is not None else None
+    return raw.candidates if isinstance(raw, Voted) else ()
 
 
 def _thought(text: str, opening_tag: str) -> str:

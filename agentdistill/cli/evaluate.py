@@ -85,7 +85,7 @@ def evaluate(
 
 
 def _attempt(settings: EvalConfig) -> AttemptSettings | ChainOfThought:
-    """What shapes an attempt of the mode. Raises UsageError for a missing retriever, or one too many."""
+    """What shapes an attempt of the mode. Raises UsageError for what the mode lacks, or has no use for."""
     from agentdistill.stages.baseline import ChainOfThought
 
     if settings.mode == "cot-rag" and settings.retriever is None:
@@ -94,6 +94,10 @@ def _attempt(settings: EvalConfig) -> AttemptSettings | ChainOfThought:
         raise UsageError("--mode cot uses no retriever", "leave it out, or take --mode cot-rag")
     if settings.mode != "agent" and settings.kb is not None:
         raise UsageError(f"--mode {settings.mode} uses no knowledge base", "leave out --kb")
+    if settings.mode != "agent" and settings.candidates > 1:
+        raise UsageError(
+            f"--mode {settings.mode} takes no steps to vote on", "give --samples for --candidates"
+        )
     own = Path(settings.model) / "prompts.yaml"
     agent = o.attempt_settings(settings, str(own) if own.is_file() else "teacher")
     if settings.mode == "agent":

@@ -72,9 +72,16 @@ def _attempt_options(
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Steps an agent may take. \\[default: 5]")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="New tokens a step. \\[default: 512]")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Sampling temperature. \\[default: 0]")] = None,
+    candidates: Annotated[
+        int | None,
+        typer.Option(help="Samples a step; the result of most of them is the step. \\[default: 1]"),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Sampling temperature. \\[default: 0, with --candidates 0.4]")
+    ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Sampling seed; sample k uses seed + k. \\[default: 0]")
+        int | None,
+        typer.Option(help="Sampling seed; sample k uses seed + k * candidates. \\[default: 0]"),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads of an engine in process. \\[default: all]")
@@ -173,7 +180,7 @@ def open_for(config: AttemptConfig) -> BaseModel:
 
     return open_model(
         config.model,
-        slots=config.concurrency,
+        slots=max(config.concurrency, config.candidates),
         context=config.context,
         threads=config.threads,
         progress=fetching(config.model, Bars()),
@@ -182,6 +189,7 @@ def open_for(config: AttemptConfig) -> BaseModel:
 
 def attempt_settings(config: AttemptConfig, default_prompt: str, **more: Any) -> AttemptSettings:
     """The stage's settings of a config. A retriever in it is open until this process ends."""
+    from agentdistill.agent.self_consistency import TEMPERATURE, TOP_P
     from agentdistill.cli.console import err
     from agentdistill.prompts import load_prompts
     from agentdistill.stages.attempt import AttemptSettings
@@ -197,9 +205,17 @@ def attempt_settings(config: AttemptConfig, default_prompt: str, **more: Any) ->
         from agentdistill.clients.retriever import open_retriever
 
         retriever = open_retriever(config.retriever)
+    default = Sampling(TEMPERATURE, TOP_P) if config.candidates > 1 else Sampling()
+    sampling = Sampling(
+        temperature=default.temperature if config.temperature is None else config.temperature,
+        top_p=default.top_p if config.top_p is None else config.top_p,
+        max_tokens=config.max_tokens,
+        seed=config.seed,
+    )
     return AttemptSettings(
         prompts=load_prompts(config.prompt or default_prompt),
-        sampling=Sampling(config.temperature, config.top_p, config.max_tokens, config.seed),
+        sampling=sampling,
+        candidates=config.candidates,
         max_steps=config.max_steps,
         sandbox=config.sandbox,
         limits=Limits(seconds=config.step_seconds, memory_mb=config.memory_mb),

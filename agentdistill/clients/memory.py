@@ -13,16 +13,25 @@ import ast
 import builtins
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from agentdistill.clients import protocol
 from agentdistill.clients.tool_calls import Answer, check, invoke
 from agentdistill.errors import SandboxError, UsageError
-from agentdistill.types import ErrorKind, Execution, Json, Limits, SandboxTool, ToolCall
+from agentdistill.types import (
+    CANCELLED,
+    Enough,
+    ErrorKind,
+    Execution,
+    Json,
+    Limits,
+    SandboxTool,
+    ToolCall,
+)
 
-_Record = tuple[ToolCall, ...]
+_Answers = tuple[Answer, ...]
 
 
 class _FinalAnswer(BaseException):
@@ -38,7 +47,7 @@ class _Entry:
     """One thing that made the state: code with the answers its tools gave, or data under a name."""
 
     code: str | None = None
-    calls: _Record = ()
+    answers: _Answers = ()
     name: str = ""
     data: Json = None
 
@@ -55,26 +64,33 @@ class MemorySandbox:
         self._candidates: list[_Entry] = []
         self._closed = False
 
-    def run(self, codes: Sequence[str]) -> list[Execution]:
+    def run(
+        self, codes: Sequence[str] | Iterator[str | None], enough: Enough | None = None
+    ) -> list[Execution]:
         self._check()
         if isinstance(codes, str) or not codes:
             raise UsageError("run takes a list of one or more codes")
         self._candidates = []
-        if len(codes) == 1:
+        if isinstance(codes, Sequence) and len(codes) == 1:
             if self._space is None:
                 self._space = self._replay()
-            execution = self._step(self._space, codes[0])
-            self._history.append(_Entry(codes[0], execution.tool_calls))
+            execution, answers = self._step(self._space, codes[0])
+            self._history.append(_Entry(codes[0], answers))
             return [execution]
         for tool in self._tools:
             if not tool.repeatable:
                 raise UsageError(f"tool {tool.name!r} is not repeatable: no step with several candidates")
         made: dict[str, Answer] = {}
-        results = [self._step(self._replay(), code, made=made) for code in codes]
-        self._candidates = [
-            _Entry(code, result.tool_calls) for code, result in zip(codes, results, strict=True)
-        ]
-        return results
+        results: list[Execution] = []
+        for code in codes:
+            if code is not None:
+                execution, answers = self._step(self._replay(), code, made=made)
+                results.append(execution)
+                self._candidates.append(_Entry(code, answers))
+            if enough is not None and enough(dict(enumerate(results))):
+                break
+        unused = len(codes) - len(results) if isinstance(codes, Sequence) else 0
+        return results + [CANCELLED] * unused
 
     def keep(self, index: int) -> None:
         self._check()
@@ -118,21 +134,22 @@ class MemorySandbox:
             space[entry.name] = protocol.decode(entry.data)
         for entry in self._history:
             if entry.code is not None:
-                self._step(space, entry.code, past=entry.calls)
+                self._step(space, entry.code, past=entry.answers)
         return space
 
     def _step(
         self,
         space: dict[str, Any],
         code: str,
-        past: _Record | None = None,
+        past: _Answers | None = None,
         made: dict[str, Answer] | None = None,
-    ) -> Execution:
+    ) -> tuple[Execution, _Answers]:
         started = time.monotonic()
         output = io.StringIO()
         calls: list[ToolCall] = []
+        given: list[Answer] = []
         final: list[Any] = []
-        answers = iter(past) if past is not None else None
+        remembered = iter(past) if past is not None else None
 
         def final_answer(answer: Any = None) -> None:
             if not final:
@@ -150,9 +167,8 @@ class MemorySandbox:
                 }
                 arguments, problem = check(tool, message)
                 key = f"{tool.name}{sorted(arguments.items())!r}"
-                if answers is not None:
-                    known = next(answers)
-                    answer = Answer(known.result, known.error)
+                if remembered is not None:
+                    answer = next(remembered)
                 elif problem:
                     answer = Answer(error=problem)
                 elif made is not None and key in made:
@@ -161,7 +177,8 @@ class MemorySandbox:
                     answer = invoke(tool, arguments)
                     if made is not None:
                         made[key] = answer
-                calls.append(ToolCall(tool.name, arguments, answer.value, answer.error, answer.seconds))
+                given.append(answer)
+                calls.append(ToolCall(tool.name, arguments, answer.record, answer.error, answer.seconds))
                 if answer.error is not None:
                     raise ToolError(answer.error)
                 return protocol.decode(protocol.encode(answer.value))
@@ -185,7 +202,7 @@ class MemorySandbox:
         limit = self._limits.output_chars
         if len(logs) > limit:
             logs = f"{logs[:limit]}\n[... {len(logs) - limit} characters cut]"
-        return Execution(
+        execution = Execution(
             logs=logs,
             value=protocol.decode(protocol.encode(value)),
             is_final=bool(final),
@@ -194,6 +211,7 @@ class MemorySandbox:
             seconds=time.monotonic() - started,
             tool_calls=tuple(calls),
         )
+        return execution, tuple(given)
 
 
 def _execute(code: str, space: dict[str, Any]) -> Any:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
@@ -25,15 +25,20 @@ from agentdistill.clients.protocol import ProtocolError
 from agentdistill.clients.steps import Step
 from agentdistill.clients.tool_calls import MAX_CALLS, Answer, Call, Desk
 from agentdistill.errors import SandboxError, UsageError
-from agentdistill.types import ErrorKind, Execution, Json, Limits, SandboxTool
+from agentdistill.types import CANCELLED, Enough, ErrorKind, Execution, Json, Limits, SandboxTool
 
 MAX_TWINS = 16
 NO_TWIN = 0  # in the list of parked states: this one could not be kept
+NO_FORK = 0  # in the list of candidates: this one has none, or it is killed
 START_SECONDS = 30.0
 FORK_SECONDS = 10.0
 WAKE_SECONDS = 2.0  # for all parked states together: code can make them sleep for ever
 KILL_SECONDS = 5.0
 TOOL_POLL = 0.02  # seconds; how soon a clock that a tool's answer has restarted is looked at
+_NO_ROOM = Execution(
+    error="OSError: no room for copies of the session's folder: delete files first",
+    error_kind=ErrorKind.EXCEPTION,
+)
 
 
 class Session:
@@ -65,32 +70,40 @@ class Session:
 
     # ------------------------------------------------------------------ the Sandbox protocol
 
-    def run(self, codes: Sequence[str]) -> list[Execution]:
-        """Run one code in the session, or several each in a fork of it. See types.Sandbox."""
+    def run(
+        self, codes: Sequence[str] | Iterator[str | None], enough: Enough | None = None
+    ) -> list[Execution]:
+        """Run one code in the session, or several each in a fork of it. See types.Sandbox.
+
+        While an iterator is waited for, nothing is heard: one that takes long had better give None meanwhile.
+        """
         if isinstance(codes, str) or not codes:
             raise UsageError("run takes a list of one or more codes")
-        if len(codes) > 1:
+        if not isinstance(codes, Sequence) or len(codes) > 1:
             for tool in self._desk.tools.values():
                 if not tool.repeatable:
                     raise UsageError(f"tool {tool.name!r} is not repeatable: no step with several candidates")
+        if not isinstance(codes, Sequence):
+            self._begin()
+            return self._race(codes, enough)
         if len(codes) == 1:
             return [self._single(codes[0])]
         self._begin()
         ids = self._fork("try", self._live, len(codes))
         if not ids:
-            error = "OSError: no room for copies of the session's folder: delete files first"
-            return [Execution(error=error, error_kind=ErrorKind.EXCEPTION) for _ in codes]
-        results = self._execute([Step(code, node) for code, node in zip(codes, ids, strict=True)])
+            self._candidates = [NO_FORK for _ in codes]
+            return [_NO_ROOM for _ in codes]
         self._candidates = ids
-        return results
+        return self._execute([Step(code, node) for code, node in zip(codes, ids, strict=True)])
 
     def keep(self, index: int) -> None:
-        """Make candidate `index` of the last run the session. A candidate that died keeps the old state."""
+        """Make candidate `index` of the last run the session. One that died, was cancelled or could not be
+        forked keeps the old state."""
         self._settle()
         if not 0 <= index < len(self._candidates):
             raise ValueError(f"no candidate {index} to keep")
         node = self._candidates.pop(index)
-        if node in self._dead:
+        if node == NO_FORK or node in self._dead:
             self._drop_candidates()
             self._push(self._parked[-1] if self._parked else self._first)
             return
@@ -239,7 +252,7 @@ class Session:
 
     def _drop_candidates(self) -> None:
         if self._candidates:
-            self._drop(self._candidates)
+            self._drop([node for node in self._candidates if node != NO_FORK])
             self._candidates = []
             self._link.send(0, {"op": "sweep"})
 
@@ -298,27 +311,65 @@ class Session:
         """Run steps side by side, as many as there are cores, until every one has a result."""
         self._steps = {step.node: step for step in steps}
         self._desk.begin(len(steps))
-        waiting = list(steps)
         try:
             while any(step.result is None for step in steps):
-                running = [step for step in steps if step.running and step.result is None]
-                while waiting and len(running) < max(1, self._limits.cores):
-                    step = waiting.pop(0)
-                    self._start(step)
-                    running.append(step)
-                if self._parking is not None:  # the supervisor does that first, and no step's clock ticks yet
-                    self._settle()
-                    for step in running:
-                        step.restart()
-                    continue  # a result may have come with the answer
-                self._link.pump(self._patience(running))
-                for step in running:
-                    self._enforce(step)
+                self._round(steps)
         finally:
             self._steps = {}
         return [step.result for step in steps if step.result is not None]
 
+    def _race(self, codes: Iterator[str | None], enough: Enough | None) -> list[Execution]:
+        """Run codes as they come until those that have ended will do; cancel the others."""
+        steps: list[Step] = []
+        self._steps = {}
+        self._desk.begin(2)  # or more, for all we know
+
+        def over() -> bool:
+            ended = {number: step.result for number, step in enumerate(steps) if step.result is not None}
+            return enough is not None and enough(ended)
+
+        try:
+            for code in codes:
+                if code is not None:
+                    steps.append(Step(code, NO_FORK))
+                self._round(steps, 0)
+                if over():
+                    break
+            while any(step.result is None for step in steps) and not over():
+                self._round(steps)
+        finally:
+            self._steps = {}
+            self._drop([step.node for step in steps if step.result is None and step.node != NO_FORK])
+            self._candidates = [NO_FORK if step.result is None else step.node for step in steps]
+        return [step.result or CANCELLED for step in steps]
+
+    def _round(self, steps: list[Step], seconds: float | None = None) -> None:
+        """Start what there is a core for, hear what comes within the time, end what is overdue."""
+        running = [step for step in steps if step.running and step.result is None]
+        for step in steps:
+            if len(running) >= max(1, self._limits.cores):
+                break
+            if not step.running and step.result is None:
+                self._start(step)
+                running += [step] if step.result is None else []
+        if self._parking is not None:  # the supervisor does that first, and no step's clock ticks yet
+            self._settle()
+            for step in running:
+                step.restart()
+            return  # a result may have come with the answer
+        if running:
+            self._link.pump(self._patience(running) if seconds is None else seconds)
+        for step in running:
+            self._enforce(step)
+
     def _start(self, step: Step) -> None:
+        if step.node == NO_FORK:
+            forked = self._fork("try", self._live, 1)
+            if not forked:
+                step.result = _NO_ROOM
+                return
+            [step.node] = forked
+            self._steps[step.node] = step
         step.name = secrets.token_hex(8)
         step.started = step.ticking = time.monotonic()
         step.left = self._limits.seconds

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agentdistill.agent.build import build_agent, sandbox_tools, system_prompt
+from agentdistill.agent.build import CODE_BLOCK_TAGS, build_agent, sandbox_tools, system_prompt
 from agentdistill.agent.executor import SandboxExecutor
 from agentdistill.agent.first_thought import FirstThoughtModel
 from agentdistill.agent.knowledge import Knowledge
 from agentdistill.agent.record import AttemptModel, Recorder
+from agentdistill.agent.self_consistency import TEMPERATURE, SelfConsistent
 from agentdistill.agent.tools import PASSAGES, SearchTool
-from agentdistill.errors import ContextOverflowError
+from agentdistill.errors import ContextOverflowError, UsageError
 from agentdistill.models.base import BaseModel, plain_messages
 from agentdistill.prompts import Prompts
 from agentdistill.runs import canonical_hash
@@ -46,7 +47,9 @@ class AttemptSettings:
     """What shapes an attempt beside task, model and sample index.
 
     `given_thoughts` maps task ids to first thoughts of one's own; they are used as they are. With a
-    `retriever` the agent has the tool `search`; `knowledge` is delivered as it says.
+    `retriever` the agent has the tool `search`; `knowledge` is delivered as it says. With `candidates`
+    above 1 every step is the vote of so many samples (agent/self_consistency.py). Raises UsageError where
+    such a vote makes no sense.
     """
 
     prompts: Prompts
@@ -59,6 +62,24 @@ class AttemptSettings:
     tools: tuple[Any, ...] = ()
     retriever: Retriever | None = None
     knowledge: Knowledge | None = None
+    candidates: int = 1
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1:
+            raise UsageError(f"{self.candidates} candidates a step: there must be at least one")
+        if self.candidates == 1:
+            return
+        if self.sampling.temperature == 0:
+            raise UsageError(
+                f"{self.candidates} candidates at temperature 0 would be {self.candidates} times the same",
+                f"give a temperature, say --temperature {TEMPERATURE:g}",
+            )
+        for tool in sandbox_tools(self.attempt_tools()):
+            if not tool.repeatable:
+                raise UsageError(
+                    f"tool {tool.name!r} is not repeatable, and every candidate of a step may call it",
+                    "leave it out, or give --candidates 1",
+                )
 
     def shape(self) -> dict[str, Json]:
         """The part of run.json that a RUN is bound to. The model adds its own fingerprint."""
@@ -71,7 +92,7 @@ class AttemptSettings:
             "first_thought": canonical_hash(dict(self.given_thoughts)) if self.given_thoughts else rule,
             "limits": to_json(self.limits),
             "tools": [tool.name for tool in self.attempt_tools()],
-            "candidates": 1,
+            "candidates": self.candidates,
             "retriever": {**retriever.fingerprint(), "passages": PASSAGES} if retriever else None,
             "knowledge_base": self.knowledge.shape() if self.knowledge else None,
         }
@@ -100,15 +121,19 @@ def run_attempt(
     """
     meter = meter or Meter()
     model = MeteredModel(model, meter)
-    sampling = replace(settings.sampling, seed=settings.sampling.seed + sample)
+    # Candidate i of a step is drawn with the seed + i: no two samples of a task may share one.
+    sampling = replace(settings.sampling, seed=settings.sampling.seed + sample * settings.candidates)
     thought = thoughts.of(task, model)
     prefixed = FirstThoughtModel(model, thought.text) if thought.text else None
-    attempt_model = AttemptModel(prefixed or model, sampling)
     tools = settings.attempt_tools(task)
     question, knowledge = _question(task, model, settings, tools, sampling)
     sandbox = open_session(sandbox_tools(tools))
     try:
         executor = SandboxExecutor(sandbox)
+        acting = prefixed or model
+        if settings.candidates > 1:
+            acting = SelfConsistent(acting, executor, settings.candidates, CODE_BLOCK_TAGS)
+        attempt_model = AttemptModel(acting, sampling)
         recorder = Recorder(attempt_model, executor, tools)
         agent = build_agent(
             attempt_model,

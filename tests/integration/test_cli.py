@@ -56,6 +56,16 @@ def test_bad_task_files(tmp_path: Path, content: str | None, says: str) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_candidates_need_a_temperature(tmp_path: Path) -> None:
+    (tmp_path / "tasks.jsonl").write_text(GOOD)
+    asked = ("tasks.jsonl", "-o", "run", "--model", "smollm2-135m", "--candidates", "8")
+    for command in ("generate", "eval"):
+        assert "8 times the same" in refused(command, *asked, "--temperature", "0", cwd=tmp_path)
+        assert "candidates" in refused(command, *asked[:-1], "0", cwd=tmp_path)
+    assert "no steps" in refused("eval", *asked, "--mode", "cot", cwd=tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
 def test_bad_rows_can_be_left_out_and_are_named(tmp_path: Path) -> None:
     (tmp_path / "tasks.jsonl").write_text(GOOD + '{"id": "b", "question": "2 + 2?", "answer": null}\n')
     found = run("tasks", "show", "tasks.jsonl", "--skip-bad-rows", "--json", cwd=tmp_path)
