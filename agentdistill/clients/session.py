@@ -90,6 +90,9 @@ class Session:
             return [self._single(codes[0])]
         self._begin()
         ids = self._fork("try", self._live, len(codes))
+        if not ids and self._live in self._dead:  # since just now
+            self._revive()
+            ids = self._fork("try", self._live, len(codes))
         if not ids:
             self._candidates = [NO_FORK for _ in codes]
             return [_NO_ROOM for _ in codes]
