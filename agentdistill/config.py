@@ -89,6 +89,11 @@ class TrainConfig(Config):
 
     student: str
     preset: str = "quick"
+    objective: Literal["sft", "masked-thought", "redi"] = "sft"
+    method: Literal["lora", "qlora", "full"] | None = None
+    validation: float = Field(default=0.0, ge=0.0, lt=1.0)
+    patience: int | None = Field(default=None, ge=1)
+    report_to: Literal["none", "tensorboard", "trackio"] | None = None
     epochs: float | None = Field(default=None, gt=0)
     learning_rate: float | None = Field(default=None, gt=0)
     batch_size: int | None = Field(default=None, ge=1)

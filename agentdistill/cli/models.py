@@ -1,4 +1,4 @@
-"""`agentdistill models list`, `pull` and `export`."""
+"""`agentdistill models list`, `pull`, `export`, `merge` and `push`."""
 
 from __future__ import annotations
 
@@ -80,3 +80,53 @@ def export(
             typer.echo(out)
             return
     raise UsageError(f"--gguf {gguf!r}: give one of {', '.join(QUANTS)}")
+
+
+@app.command()
+def merge(
+    models: Annotated[
+        list[str], typer.Argument(help="CHECKPOINT folders, GGUF files or catalog names, two or more.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the merged model.")],
+    weights: Annotated[
+        str | None, typer.Option(help="One a model, with commas, summing to 1. [default: equal]")
+    ] = None,
+) -> None:
+    """Average checkpoints, as Balanced Actor Initialization does; tokenizer and prompts are the first one's.
+
+    Example: agentdistill models merge student smollm2-135m -o merged --weights 0.9,0.1
+    """
+    from agentdistill.errors import UsageError
+    from agentdistill.stages.train import student_base
+    from agentdistill.training.merge import merge as run
+
+    try:
+        numbers = [float(part) for part in weights.split(",")] if weights else [1 / len(models)] * len(models)
+    except ValueError as error:
+        raise UsageError(f"--weights {weights!r}: give numbers with commas between them") from error
+    typer.echo(run([student_base(name) for name in models], numbers, out))
+
+
+@app.command()
+def push(
+    checkpoint: Annotated[Path, typer.Argument(help="CHECKPOINT folder.")],
+    repository: Annotated[
+        str | None, typer.Argument(help="NAME/MODEL on the hub; without it only the card is written.")
+    ] = None,
+    scores: Annotated[
+        list[Path] | None,
+        typer.Option(help="Graded RUN of this student, for the card. Repeatable.", show_default=False),
+    ] = None,
+    licence: Annotated[str, typer.Option(help="The student's licence (SPDX).")] = "apache-2.0",
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+) -> None:
+    """Write the model card README.md into a checkpoint, and upload it to the Hugging Face hub.
+
+    Example: agentdistill models push checkpoints/student me/student --scores runs/after
+    """
+    from agentdistill.stages.publish import push as upload
+    from agentdistill.stages.publish import write_card
+
+    typer.echo(write_card(checkpoint, scores or (), licence))
+    if repository:
+        typer.echo(upload(checkpoint, repository, private=private))

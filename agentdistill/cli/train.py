@@ -23,6 +23,21 @@ def train(
     preset: Annotated[
         str | None, typer.Option(help="quick (a small student on a CPU) or paper. \\[default: quick]")
     ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(help="sft, masked-thought, or redi (from a trained student). [default: sft]"),
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="lora, qlora (GPU) or full. [default: lora]")] = None,
+    validation: Annotated[
+        float | None,
+        typer.Option(help="Share of tasks held back; stops early and keeps the best. [default: 0]"),
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Evaluations without a better loss before it stops. [default: 3]")
+    ] = None,
+    report_to: Annotated[
+        str | None, typer.Option(help="none, tensorboard or trackio. [default: none]")
+    ] = None,
     preview: Annotated[
         bool, typer.Option("--preview", help="Show rows with their trained tokens, and stop.")
     ] = False,
@@ -54,11 +69,17 @@ def train(
     from agentdistill.errors import UsageError
     from agentdistill.stages.train import prepare, student_base
     from agentdistill.stages.train import train as run
-    from agentdistill.training.sft import PRESETS
+    from agentdistill.training.settings import PRESETS, REDI_EPOCHS, REDI_LEARNING_RATE
+    from agentdistill.training.sft import is_main_process
 
     flags = {
         "student": student,
         "preset": preset,
+        "objective": objective,
+        "method": method,
+        "validation": validation,
+        "patience": patience,
+        "report_to": report_to,
         "epochs": epochs,
         "learning_rate": learning_rate,
         "batch_size": batch_size,
@@ -70,7 +91,9 @@ def train(
     settings = load(TrainConfig, "train", config, flags)
     if settings.preset not in PRESETS:
         raise UsageError(f"--preset {settings.preset!r}: give one of {', '.join(PRESETS)}")
-    changes = settings.model_dump(exclude={"student", "preset"}, exclude_none=True)
+    changes = settings.model_dump(exclude={"student", "preset", "validation"}, exclude_none=True)
+    if settings.objective == "redi":
+        changes = {"learning_rate": REDI_LEARNING_RATE, "epochs": REDI_EPOCHS, **changes}
     sft = replace(PRESETS[settings.preset], **changes)
     if preview:
         from agentdistill.training.preview import preview as show
@@ -84,7 +107,17 @@ def train(
         long = f"longer than {sft.max_length} tokens: {len(prepared.encoded.too_long)} rows left out"
         err.print(f"{long}, {len(prepared.encoded.split)} split at a step")
         return
-    result = run(data, out, settings.student, sft, split_long=split_long, progress=Bars())
+    result = run(
+        data,
+        out,
+        settings.student,
+        sft,
+        split_long=split_long,
+        validation=settings.validation,
+        progress=Bars() if is_main_process() else None,
+    )
+    if not is_main_process():
+        return
     loss = f"{result.history[0].loss:.3f} to {result.history[-1].loss:.3f}" if result.history else "-"
     if as_json:
         print_json(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 RECORD = "training.json"
 
+PROMPTS = "prompts.yaml"
+
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
@@ -71,7 +73,7 @@ def save_model(model: Any, tokenizer: Any, out: Path, fresh: Path, prompts: str)
     model.save_pretrained(fresh)
     tokenizer.save_pretrained(fresh)
     if prompts:
-        write_atomic(fresh / "prompts.yaml", prompts)
+        write_atomic(fresh / PROMPTS, prompts)
     for path in fresh.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
