@@ -1,6 +1,7 @@
 """Graded RUNs in, training rows out (METHOD 1.3), with a count for every reason of rejection.
 
     DATA/rows.jsonl    one conversation a line: id, task, run, messages (a TRL/HF `messages` column as it is)
+    DATA/pairs.jsonl   rows, each beside a wrong attempt at its task, for REDI (`stages/pairs.py`)
     DATA/data.json     where the rows came from, what was rejected and why, the student's prompts
 
 Guaranteed: a row is an attempt whose answer is correct, that gave it itself and had no parsing error; the
@@ -33,6 +34,7 @@ from agentdistill.errors import RunDirectoryError, UsageError
 from agentdistill.prompts import Prompts
 from agentdistill.runs import read_run_json, read_scores, read_trajectories, write_atomic
 from agentdistill.stages.knowledge_rows import KnowledgeRows
+from agentdistill.stages.pairs import pair_up, write_pairs
 from agentdistill.tasks.contamination import HeldOut, Overlap
 from agentdistill.tasks.load import TaskSet, load_tasks
 from agentdistill.training.code_shape import code_shape
@@ -130,6 +132,7 @@ def curate(
         raise RunDirectoryError(f"cannot write {out}: {error.strerror}") from error
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in selection.rows]
     write_atomic(out / "rows.jsonl", "".join(lines))
+    write_pairs(out, pair_up(selection.right, selection.wrong))
     write_atomic(out / "data.json", json.dumps(data, indent=2, ensure_ascii=False) + "\n")
     return CurateSummary(
         out=str(out),
@@ -159,6 +162,8 @@ class _Selection:
         self.knowledge = knowledge
         self.kept = 0
         self.rows: list[Json] = []
+        self.right: list[Json] = []
+        self.wrong: list[Json] = []
         self.rejected: Counter[str] = Counter()
         self.attempts = 0
         # A task is its id and its question: two files may use the same ids.
@@ -175,15 +180,19 @@ class _Selection:
         for trajectory in sorted(read_trajectories(run), key=lambda attempt: attempt.sample):
             self.attempts += 1
             reason = self._overlap(trajectory) or rejection(trajectory, scores.get(trajectory.id))
-            if reason is None:
+            if reason in (None, Rejection.WRONG):
                 if thinks:
                     messages = thinking_messages(trajectory, self.prompts)
                 else:
                     messages = student_messages(trajectory, self.prompts, tools)
                 row = {"id": trajectory.id, "task": trajectory.task.id, "run": run.name, "messages": messages}
+            if reason is Rejection.WRONG and _is_clean(trajectory):
+                self.wrong.append(row)
+            if reason is None:
                 reason = self._repeats(trajectory, messages)
             if reason is None:
                 self.kept += 1
+                self.right.append(row)
                 names = [tool.name for tool in tools]
                 self.rows += self.knowledge.rows(row, trajectory, names) if self.knowledge else [row]
             else:
@@ -213,6 +222,11 @@ class _Selection:
         self._conversations.add(said)
         shapes.add(shape)
         return None
+
+
+def _is_clean(trajectory: Trajectory) -> bool:
+    """Whether what is wrong with a wrong attempt is its reasoning, not its form."""
+    return not any(step.error_kind is ErrorKind.PARSE or step.dropped for step in trajectory.steps)
 
 
 def rejection(trajectory: Trajectory, score: Score | None) -> Rejection | None:

@@ -9,6 +9,7 @@ is wrong from its first step.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,16 +26,23 @@ def pair_up(right: Sequence[Json], wrong: Sequence[Json]) -> list[Json]:
     """Pairs of rows (`id, task, run, messages`) by task in the order given, as many as the rarer side has."""
     waiting: dict[str, list[Json]] = {}
     for row in wrong:
-        waiting.setdefault(row["task"], []).append(row)
+        waiting.setdefault(_asked(row), []).append(row)
     pairs: list[Json] = []
     for row in right:
-        if partners := waiting.get(row["task"]):
-            sides = {"chosen": row, "rejected": partners.pop(0)}
-            shown = {
-                name: {key: side[key] for key in ("id", "run", "messages")} for name, side in sides.items()
-            }
-            pairs.append({"task": row["task"], **shown})
+        if partners := waiting.get(_asked(row)):
+            chosen, rejected = _side(row), _side(partners.pop(0))
+            pairs.append({"task": row["task"], "chosen": chosen, "rejected": rejected})
     return pairs
+
+
+def _asked(row: Json) -> str:
+    """Task and all that is said before the first answer: RUNs may use one id for two questions or prompts."""
+    said = itertools.takewhile(lambda message: message["role"] != "assistant", row["messages"])
+    return json.dumps([row["task"], *said])
+
+
+def _side(row: Json) -> Json:
+    return {key: row[key] for key in ("id", "run", "messages")}
 
 
 def write_pairs(data: Path, pairs: Sequence[Json]) -> None:

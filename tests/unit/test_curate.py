@@ -17,6 +17,7 @@ from agentdistill.prompts import load_prompts
 from agentdistill.runs import RunWriter, write_scores
 from agentdistill.stages.curate import curate, read_data
 from agentdistill.stages.knowledge_rows import KnowledgeRows
+from agentdistill.stages.pairs import read_pairs
 from agentdistill.types import ErrorKind, Score, Step, StopReason, Task, Trajectory
 
 PROMPTS = load_prompts("student")
@@ -238,3 +239,12 @@ def test_a_knowledge_base_makes_several_rows_of_an_attempt(tmp_path: Path) -> No
     again = curate([run], tmp_path / "again", PROMPTS, knowledge=KnowledgeRows(Searcher(Index(kb)), "kb"))
     assert again.variants == found.variants
     assert (tmp_path / "again/rows.jsonl").read_text() == (tmp_path / "data/rows.jsonl").read_text()
+
+
+def test_right_and_wrong_attempts_at_one_question_are_pairs(tmp_path: Path) -> None:
+    attempts = [*samples("a", ["x = 1"], ["x = 2"], ["x = 3"]), *samples("b", ["y = 1"])]
+    graded = [(attempt, number in (0, 3)) for number, (attempt, _) in enumerate(attempts)]
+    curate([store(tmp_path / "run", *graded)], tmp_path / "data", PROMPTS)
+    (pair,) = read_pairs(tmp_path / "data")
+    found = [pair[side]["id"] for side in ("chosen", "rejected")]
+    assert pair["task"] == "a" and found == ["a#0", "a#1"]
