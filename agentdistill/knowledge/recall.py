@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -32,9 +32,11 @@ RRF = 60
 DEPTH = 50
 """Entries of each ranking that are fused."""
 WORDS = 24
-POSTINGS = 3000
+POSTINGS = 1500
 """Words of a question that are looked for, the rarest first, and the entries these may stand in together.
 Ours: what keeps BM25 over 10,000 entries at some milliseconds; the words left out weigh least."""
+FILTERS = 64
+"""Filters whose rows are kept."""
 MIN_COSINE = 0.2
 MIN_WORDS = 2
 """The floor. Ours: an entry is given if its meaning is near enough, or without an encoder if it shares so
@@ -115,20 +117,26 @@ class Searcher:
         self._at = {row.number: at for at, row in enumerate(index.rows)}
         self._frequency: dict[str, int] = dict(index.connection.execute("SELECT term, doc FROM vocabulary"))
         self._vectors = index.vectors()
+        self._kept: dict[Filter, tuple[np.ndarray, np.ndarray | None]] = {}
+        self._made_of: dict[str, list[int]] = {}
+        for at, row in enumerate(index.rows):
+            for question in row.questions:
+                self._made_of.setdefault(question, []).append(at)
 
     def search(self, query: str, k: int, wanted: Filter) -> list[Hit]:
         """Up to k entries above the floor, best first."""
-        allowed = np.array([wanted.lets(row) for row in self.index.rows], dtype=bool)
-        if not allowed.any():
-            return []
+        may, vectors = self._may(replace(wanted, not_question=None))
+        allowed = np.zeros(len(self.index.rows), dtype=bool)
+        allowed[may] = True
+        allowed[self._made_of.get(wanted.not_question or "", [])] = False
         by_words = [at for at in self._by_words(query) if allowed[at]][:DEPTH]
-        cosines = self._cosines(query)
+        cosines = None
         by_meaning: list[int] = []
-        if cosines is not None:
-            candidates = np.flatnonzero(allowed & (cosines >= MIN_COSINE))
-            by_meaning = [
-                int(at) for at in candidates[np.argsort(-cosines[candidates], kind="stable")][:DEPTH]
-            ]
+        if vectors is not None and self.index.encoder is not None:
+            cosines = np.full(len(self.index.rows), -1, dtype=np.float32)
+            cosines[may] = vectors @ self.index.encoder.encode([query])[0]
+            near = np.flatnonzero(allowed & (cosines >= MIN_COSINE))
+            by_meaning = near[np.argsort(-cosines[near], kind="stable")][:DEPTH].tolist()
         word_ranks = {at: rank for rank, at in enumerate(by_words, 1)}
         ranks = [word_ranks, {at: rank for rank, at in enumerate(by_meaning, 1)}]
         scores = {
@@ -185,11 +193,20 @@ class Searcher:
         stem = _stem(word)
         return self._frequency.get(stem, self._frequency.get(word, 0))
 
-    def _cosines(self, query: str) -> np.ndarray | None:
-        if self._vectors is None or self.index.encoder is None:
-            return None
-        cosines: np.ndarray = self._vectors @ self.index.encoder.encode([query])[0]
-        return cosines
+    def _may(self, wanted: Filter) -> tuple[np.ndarray, np.ndarray | None]:
+        """The rows that a filter lets through, and their vectors. Kept: looking at all rows takes longer than
+        searching them, and few filters are asked for many times."""
+        with self._lock:
+            found = self._kept.get(wanted)
+        if found is None:
+            may = np.flatnonzero([wanted.lets(row) for row in self.index.rows])
+            everything = self._vectors is None or len(may) == len(self.index.rows)
+            found = may, self._vectors if everything or self._vectors is None else self._vectors[may]
+            with self._lock:
+                if len(self._kept) >= FILTERS:
+                    self._kept.pop(next(iter(self._kept)))
+                self._kept[wanted] = found
+        return found
 
 
 class LocalKnowledgeBase:
