@@ -75,6 +75,9 @@ def show(summary: GradeSummary, as_json: bool) -> None:
         f"{summary.tokens_out:.0f} written, {summary.seconds:.1f} s{cost}; stopped by the step limit: "
         f"{summary.stopped['max_steps']}; steps with errors: {errors}; failed attempts: {summary.failed}"
     )
+    cut = [f"{name} {n}" for name in ("timeout", "memory", "died") if (n := summary.methods.get(name))]
+    if cut:
+        err.print(f"answers whose grading was cut off, and which count as wrong: {', '.join(cut)}")
     if summary.pass_at:
         shares = ", ".join(f"pass@{k} {share:.1%}" for k, share in summary.pass_at.items())
         err.print(f"{summary.samples} attempts a task: {shares}; intervals are clustered by task")
