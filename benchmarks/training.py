@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 STOCK = {"stock, batch 1": 1, "stock, batch 4": 4, "stock, batch 8": 8}
-OURS = {"ours, 1 row": 1, "ours, 2 rows": 2, "ours, 4 rows": 4}
+OURS = {"ours, 1 row": 1, "ours, 2 rows": 2, "ours, 4 rows": 4, "ours, 8 rows": 8}
 PACKED = "packing"
 STEP = 8
 """Rows an optimiser step, in all variants."""

@@ -1,11 +1,17 @@
 """Rows end to end in one sequence, without padding, and attention that stays inside each of them.
 
-Guaranteed: a row's loss packed is its loss alone (tested within 1e-4): queries of a row are multiplied with
-keys of that row only, so nothing can leak through a mask, and positions begin at 0 in every row. No token
-is padding.
+    shared | rest of row 1 | rest of row 2 | ...
+
+What all rows of a pass begin with (the system prompt; of a right and a wrong attempt at one task the whole
+question) is computed once and read by each.
+
+Guaranteed: a row's loss packed is its loss alone (tested within 1e-4 for every row): queries of a row are
+multiplied with keys of that row only, so nothing can leak through a mask, and positions go on in every row
+where the shared part ends. No token is padding, no label lies in the shared part.
 
 Not guaranteed: models whose attention does not go through transformers' AttentionInterface, or whose layers
-carry a state from token to token in another way (Mamba and its kin).
+carry a state from token to token in another way (Mamba and its kin). With dropout the rows share its draw
+over the shared part.
 """
 
 from __future__ import annotations
@@ -24,16 +30,47 @@ WITHIN_ROWS = "within_rows"
 
 
 def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Rows (`input_ids`, `labels`) as one sequence: tensors of shape (1, tokens), and `row_lengths`."""
-    lengths = [len(example["input_ids"]) for example in examples]
-    ids = [token for example in examples for token in example["input_ids"]]
-    labels = [label for example in examples for label in (IGNORED, *example["labels"][1:])]
+    """Rows (`input_ids`, `labels`) as one sequence.
+
+    `input_ids`, `labels` and `position_ids` have shape (1, tokens computed); `shared` and `row_lengths` say
+    how it is divided, `tokens` is the sum of the rows' lengths.
+    """
+    shared = shared_length(examples)
+    lengths = [len(example["input_ids"]) - shared for example in examples]
     return {
-        "input_ids": torch.tensor([ids]),
-        "labels": torch.tensor([labels]),
-        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+        "input_ids": lay_out(examples, "input_ids", shared),
+        "labels": lay_out(examples, "labels", shared),
+        "position_ids": torch.cat(
+            [torch.arange(shared)] + [torch.arange(shared, shared + length) for length in lengths]
+        )[None],
+        "shared": shared,
         "row_lengths": lengths,
+        "tokens": sum(lengths) + shared * len(lengths),
     }
+
+
+def shared_length(examples: Sequence[dict[str, Any]]) -> int:
+    """How many ids all rows begin with. Less where it must be: each rest begins with a token that no loss
+    falls on, because the token that predicts it is not its own. 0 for one row."""
+    if len(examples) < 2:
+        return 0
+    shared = min(_untrained(example["labels"]) for example in examples) - 1
+    for position, ids in enumerate(zip(*(example["input_ids"] for example in examples), strict=False)):
+        if position >= shared or len(set(ids)) > 1:
+            return max(0, position)
+    return max(0, shared)
+
+
+def _untrained(labels: Sequence[int]) -> int:
+    return next((index for index, label in enumerate(labels) if label != IGNORED), len(labels))
+
+
+def lay_out(examples: Sequence[dict[str, Any]], column: str, shared: int) -> torch.Tensor:
+    """One column of the rows in the order above, shape (1, tokens computed)."""
+    values = list(examples[0][column][:shared])
+    for example in examples:
+        values += example[column][shared:]
+    return torch.tensor([values])
 
 
 def attend(
@@ -45,21 +82,27 @@ def attend(
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
+    shared: int,
     row_lengths: Sequence[int],
     **_unused: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention row by row. `query` is (1, heads, tokens, head size), `key` and `value` may have fewer
     heads; the result is (1, tokens, heads, head size)."""
     groups = query.shape[1] // key.shape[1]
-    lengths = list(row_lengths)
-    queries = torch.split(query, lengths, dim=2)
-    keys = torch.split(repeat_kv(key, groups), lengths, dim=2)
-    values = torch.split(repeat_kv(value, groups), lengths, dim=2)
-    attention = torch.nn.functional.scaled_dot_product_attention
-    seen = [
-        attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling)
-        for q, k, v in zip(queries, keys, values, strict=True)
-    ]
+    parts = [shared, *row_lengths]
+    queries = torch.split(query, parts, dim=2)
+    keys = torch.split(repeat_kv(key, groups), parts, dim=2)
+    values = torch.split(repeat_kv(value, groups), parts, dim=2)
+    seen: list[torch.Tensor] = []
+    for rest in zip(queries[1:], keys[1:], values[1:], strict=True):
+        first = (queries[0], keys[0], values[0])
+        # The shared queries are asked again in every row, and only the first answer is kept: that is cheaper
+        # than a mask, and the kernel is the one that a row alone goes through.
+        q, k, v = [torch.cat(pair, dim=2) for pair in zip(first, rest, strict=True)] if shared else rest
+        found = torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling
+        )
+        seen.append(found if not seen else found[:, :, shared:])
     return torch.cat(seen, dim=2).transpose(1, 2), None
 
 
@@ -82,6 +125,7 @@ def token_losses(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch
     logits = model(
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
+        shared=batch["shared"],
         row_lengths=batch["row_lengths"],
         logits_to_keep=where,
         use_cache=False,
@@ -92,7 +136,7 @@ def token_losses(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch
 def row_losses(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     """Mean loss of each row of a batch, shape (rows,)."""
     losses, where = token_losses(model, batch)
-    ends = torch.tensor(batch["row_lengths"], device=where.device).cumsum(0)
+    ends = torch.tensor(batch["row_lengths"], device=where.device).cumsum(0) + batch["shared"]
     row = torch.searchsorted(ends, where, right=True)
     rows = len(batch["row_lengths"])
     sums = torch.zeros(rows, dtype=losses.dtype, device=losses.device).index_add(0, row, losses)

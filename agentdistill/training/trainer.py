@@ -89,7 +89,7 @@ class AgentTrainer(SFTTrainer):
                 f"the loss is {total.item()} at step {self.state.global_step + 1}",
                 "lower the learning rate; the last good checkpoint is kept",
             )
-        self.tokens_seen += sum(inputs["row_lengths"])
+        self.tokens_seen += inputs["tokens"]
         self.trained_seen += trained
         return total / items * self.accelerator.num_processes
 

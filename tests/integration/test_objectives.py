@@ -12,7 +12,7 @@ from agentdistill import catalog
 from agentdistill.errors import TrainingError
 from agentdistill.training.base import load_model
 from agentdistill.training.objectives.masked_thought import add_noise, thought_mask
-from agentdistill.training.packing import WITHIN_ROWS, collate, row_losses
+from agentdistill.training.packing import WITHIN_ROWS, collate, row_losses, shared_length
 from agentdistill.training.rows import IGNORED, encode_row, encode_rows
 from agentdistill.training.sft import SftConfig, load_student_tokenizer, train
 
@@ -68,6 +68,38 @@ def test_a_packed_row_has_the_loss_it_has_alone(tmp_path, architecture):
     assert packed_losses(base, some[::-1]) == pytest.approx(alone[::-1], abs=1e-5)
 
 
+def test_gradients_of_packed_rows_are_those_of_rows_alone(tiny, rows):
+    def gradients(batches):
+        model = load_model(tiny, torch.float32)
+        model.set_attn_implementation(WITHIN_ROWS)
+        for batch in batches:
+            row_losses(model, batch).sum().backward()
+        return {name: weight.grad for name, weight in model.named_parameters()}
+
+    batch = batch_of(rows)
+    assert batch["shared"] > 20 and batch["input_ids"].shape[1] < batch["tokens"]
+    packed = gradients([batch])
+    for name, alone in gradients([batch_of([row]) for row in rows]).items():
+        assert torch.allclose(packed[name], alone, atol=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([([1, 2, 3, 4], 2)], 0),
+        ([([1, 2, 3, 4], 2), ([1, 2, 5, 4], 2)], 1),  # the third token is trained: the second predicts it
+        ([([1, 2, 3, 4], 3), ([1, 2, 5, 4], 3)], 2),
+        ([([1, 2, 3, 4], 3), ([9, 2, 3, 4], 3)], 0),
+        ([([1, 2, 3, 4], 0), ([1, 2, 3, 4], 0)], 0),
+        ([([1, 2, 3, 4], 3), ([1, 2, 3], 3)], 2),
+        ([([1, 2, 3, 4], 4), ([1, 2, 3, 4], 4)], 3),
+    ],
+)
+def test_what_rows_share_ends_before_what_is_trained(rows, expected):
+    examples = [{"input_ids": ids, "labels": [IGNORED] * begin + ids[begin:]} for ids, begin in rows]
+    assert shared_length(examples) == expected
+
+
 @pytest.mark.models
 def test_a_packed_row_has_the_loss_it_has_alone_on_the_real_student():
     base = catalog.fetch("smollm2-135m")
@@ -113,7 +145,9 @@ def test_masked_thought_learns_and_sees_noise(tiny, rows, tmp_path, monkeypatch)
     history = train(rows, config, tmp_path / "out", tiny).history
     assert history[-1].loss < history[0].loss
     clean = {row.labels: row.input_ids for row in rows}
-    changes = [sum(a != b for a, b in zip(ids, clean[tuple(labels)], strict=True)) for ids, labels in seen]
+    changes = [  # one row a pass, so nothing is shared and rows are whole
+        sum(a != b for a, b in zip(ids, clean[tuple(labels)], strict=True)) for ids, labels in seen
+    ]
     assert changes[0] == 0  # p begins at 0
     assert min(changes[-6:]) > 0
 

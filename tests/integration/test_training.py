@@ -69,12 +69,17 @@ def test_loss_falls_on_exactly_the_labels_of_the_rows(tiny, rows, tmp_path, monk
     train(rows, replace(SETTINGS, epochs=1, micro_batch=micro_batch), tmp_path / "out", tiny)
     seen = set()
     for batch in batches:
-        lengths = batch["row_lengths"]
-        assert len(lengths) == micro_batch and batch["input_ids"].shape == (1, sum(lengths))
-        parts = (batch[name][0].split(lengths) for name in ("input_ids", "labels", "position_ids"))
-        for ids, labels, positions in zip(*parts, strict=True):
-            assert positions.tolist() == list(range(len(ids)))
-            seen.add((tuple(ids.tolist()), tuple(labels.tolist())))
+        lengths, shared = batch["row_lengths"], batch["shared"]
+        assert len(lengths) == micro_batch and batch["input_ids"].shape == (1, shared + sum(lengths))
+        assert (shared > 0) == (micro_batch > 1)  # all conversations begin alike
+        names = ("input_ids", "labels", "position_ids")
+        first, *rests = zip(*(batch[name][0].split([shared, *lengths]) for name in names), strict=True)
+        for rest in rests:
+            ids, labels, positions = (
+                begin.tolist() + end.tolist() for begin, end in zip(first, rest, strict=True)
+            )
+            assert positions == list(range(len(ids)))
+            seen.add((tuple(ids), tuple(labels)))
     assert seen == {(row.input_ids, row.labels) for row in rows}
 
 

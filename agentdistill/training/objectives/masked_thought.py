@@ -18,7 +18,7 @@ import torch
 
 from agentdistill.errors import TrainingError
 from agentdistill.training.objectives import Objective
-from agentdistill.training.packing import collate
+from agentdistill.training.packing import collate, lay_out
 from agentdistill.training.rows import CODE_BEGIN, CODE_END, IGNORED, Row
 from agentdistill.training.settings import SftConfig
 from agentdistill.training.trainer import AgentTrainer
@@ -101,8 +101,8 @@ def examples(rows: Sequence[Row], tokenizer: Any, config: SftConfig) -> list[dic
 
 def collate_thoughts(some: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """`collate`, and where the thoughts are: bool of shape (1, tokens)."""
-    thoughts = torch.tensor([[flag for example in some for flag in example["thoughts"]]])
-    return collate(some) | {"thoughts": thoughts}
+    batch = collate(some)
+    return batch | {"thoughts": lay_out(some, "thoughts", batch["shared"])}
 
 
 def settings(config: SftConfig, tokenizer: Any) -> dict[str, Any]:
