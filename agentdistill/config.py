@@ -99,6 +99,7 @@ class TrainConfig(Config):
     batch_size: int | None = Field(default=None, ge=1)
     max_length: int | None = Field(default=None, ge=16)
     lora_r: int | None = Field(default=None, ge=1)
+    micro_batch: int | None = Field(default=None, ge=1)
     threads: int | None = Field(default=None, ge=1)
     seed: int | None = None
 

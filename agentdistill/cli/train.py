@@ -53,6 +53,9 @@ def train(
         bool, typer.Option("--split-long", help="Split longer rows at a step instead of leaving them out.")
     ] = False,
     lora_r: Annotated[int | None, typer.Option(help="LoRA rank.", show_default=False)] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option(help="Rows a forward pass: memory against speed.", show_default=False)
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(help="Order of rows, dropout.", show_default=False)] = None,
     config: o.ConfigFile = None,
@@ -85,6 +88,7 @@ def train(
         "batch_size": batch_size,
         "max_length": max_length,
         "lora_r": lora_r,
+        "micro_batch": micro_batch,
         "threads": threads,
         "seed": seed,
     }
