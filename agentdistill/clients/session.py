@@ -89,10 +89,7 @@ class Session:
         if len(codes) == 1:
             return [self._single(codes[0])]
         self._begin()
-        ids = self._fork("try", self._live, len(codes))
-        if not ids and self._live in self._dead:  # since just now
-            self._revive()
-            ids = self._fork("try", self._live, len(codes))
+        ids = self._fork_candidates(len(codes))
         if not ids:
             self._candidates = [NO_FORK for _ in codes]
             return [_NO_ROOM for _ in codes]
@@ -264,6 +261,14 @@ class Session:
         ids: list[int] = self._forks(self._order(op, node, count))["ids"]
         return ids
 
+    def _fork_candidates(self, count: int) -> list[int]:
+        """Forks of the session; none if there is no room for copies of its folder."""
+        ids = self._fork("try", self._live, count)
+        if not ids and self._live in self._dead:  # since just now
+            self._revive()
+            ids = self._fork("try", self._live, count)
+        return ids
+
     def _order(self, op: str, node: int, count: int, **more: Json) -> int:
         """Order forks: "revive" one, "try" candidates, or "park": drop some, sweep up after the step and fork
         a twin. If there is no room for a copy of its folder, those in `room` go too, the first first."""
@@ -367,11 +372,11 @@ class Session:
 
     def _start(self, step: Step) -> None:
         if step.node == NO_FORK:
-            forked = self._fork("try", self._live, 1)
-            if not forked:
+            forks = self._fork_candidates(1)
+            if not forks:
                 step.result = _NO_ROOM
                 return
-            [step.node] = forked
+            [step.node] = forks
             self._steps[step.node] = step
         step.name = secrets.token_hex(8)
         step.started = step.ticking = time.monotonic()

@@ -10,7 +10,7 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -229,6 +229,72 @@ def test_undo_goes_back_over_steps_and_kept_candidates(opened: Opener) -> None:
         session.undo(5)
 
 
+def test_codes_of_an_iterator_run_in_forks_as_they_come(opened: Opener) -> None:
+    session = opened()
+    one(session, "x = [1]")
+    seen: list[int] = []
+
+    def codes() -> Iterator[str | None]:
+        yield "x.append(2)\nx"
+        while 0 not in seen:  # its result is heard while the next code is waited for
+            time.sleep(0.01)
+            yield None
+        yield "x.append(3)\nx"
+
+    def enough(results: Mapping[int, Execution]) -> bool:
+        seen.extend(results)
+        return False
+
+    assert [result.value for result in session.run(codes(), enough)] == [[1, 2], [1, 3]]
+    session.keep(1)
+    assert one(session, "x").value == [1, 3]
+    assert session.run(iter(["x.append(4)\nx"]))[0].value == [1, 3, 4]  # even one code is in a fork
+    assert one(session, "x").value == [1, 3]
+    session.undo(3)
+    assert one(session, "x").value == [1]
+
+
+def test_no_more_codes_are_taken_than_are_enough(opened: Opener) -> None:
+    session = opened()
+    results = session.run(iter([f"x = {number}" for number in range(50)]), lambda results: len(results) >= 2)
+    kinds = [result.error_kind for result in results]
+    assert set(kinds) <= {None, ErrorKind.CANCELLED}
+    assert 2 <= kinds.count(None) < 10
+
+    def one_by_one() -> Iterator[str | None]:
+        yield "x = 1"
+        while True:
+            yield None
+
+    assert [result.error_kind for result in session.run(one_by_one(), lambda results: 0 in results)] == [None]
+
+
+def test_an_error_of_the_iterator_is_raised_and_the_session_goes_on(opened: Opener) -> None:
+    def codes() -> Iterator[str]:
+        yield "x = 2"
+        raise KeyError("the model is gone")
+
+    session = opened()
+    one(session, "x = 1")
+    with pytest.raises(KeyError, match="gone"):
+        session.run(codes())
+    assert one(session, "x").value == 1
+
+
+def test_a_cancelled_candidate_is_stopped_and_keeps_the_old_state(real: Opener) -> None:
+    session = real(limits=Limits(seconds=60))
+    one(session, "x = 1")
+    codes = ["x = 2\nwhile True: pass", "x = 3"]
+    started = time.monotonic()
+    slow, quick = session.run(iter(codes), lambda results: 1 in results)
+    assert time.monotonic() - started < 20
+    assert slow.error_kind is ErrorKind.CANCELLED and quick.error is None
+    session.keep(0)
+    assert one(session, "x").value == 1
+    session.undo(2)
+    assert one(session, "x").value == 1
+
+
 def test_put_sets_a_variable_and_stays_after_undo(opened: Opener) -> None:
     session = opened()
     one(session, "y = 1")
@@ -288,6 +354,8 @@ def test_a_tool_that_is_not_repeatable_refuses_candidates(opened: Opener) -> Non
     session = opened(tool(lambda: 1, repeatable=False))
     with pytest.raises(UsageError, match="repeatable"):
         session.run(["1", "2"])
+    with pytest.raises(UsageError, match="repeatable"):
+        session.run(iter(["1"]))
     assert one(session, "lookup()").value == 1
 
 
