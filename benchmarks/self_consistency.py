@@ -1,6 +1,6 @@
 """Self-consistent steps beside what they compete with: `generate` of transformers, and one sample at a time.
 
-    python benchmarks/self_consistency.py [--quick] [--json] [--only generate,cold,kept,trajectory]
+    python benchmarks/self_consistency.py [--quick] [--json] [--only PART,...]
 
 Every ratio is of two things measured in turns in this very run, one thread (OMP_NUM_THREADS=1), medians with
 the lowest and the highest ratio beside them. Seconds are CPU seconds of this process, which other work on the
@@ -12,6 +12,10 @@ What is measured against what:
 - generate: a draw of eight with nothing kept, against `generate(num_return_sequences=8)`.
 - cold: a draw of eight against a draw of one, with nothing kept.
 - kept: a draw of eight against eight draws of one, with the prompt kept.
+- step_cold, step_kept: the same for whole steps, in wall seconds: eight samples, their codes in forks of a
+  session in a jail, the vote, the winner's fork kept; against one sample and its code run in the session.
+  What is sampled is real, but a student of this size writes no code here: every text is replaced by a short
+  program, each with another result, so that the vote is open until the last but one.
 - trajectory: tokens forward-passed but not sampled in a trajectory of five steps, against its length without
   what was sampled: 1 is what cannot be avoided. Beside it smolagents' TransformersModel, which keeps nothing.
 """
@@ -25,6 +29,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -36,13 +41,20 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 import smolagents
 import torch
 from smolagents.models import ChatMessage, MessageRole
+from smolagents.utils import parse_code_blobs
 from transformers import AutoModelForCausalLM
 
 from agentdistill import catalog
+from agentdistill.agent.build import CODE_BLOCK_TAGS
+from agentdistill.agent.executor import SandboxExecutor
+from agentdistill.agent.first_thought import STEP_CALL_MARK
+from agentdistill.agent.self_consistency import SelfConsistent
+from agentdistill.clients.sandbox import open_sandbox
+from agentdistill.models.base import BaseModel
 from agentdistill.models.transformers_model import TransformersModel
 from agentdistill.training.base import load_model
 from agentdistill.training.sft import load_student_tokenizer
-from agentdistill.types import Message, Sampling
+from agentdistill.types import Completion, Json, Message, Sampling, Sandbox
 
 PROMPT, NEW, N = 1500, 64, 8
 SAMPLING = Sampling(temperature=0.4, top_p=0.8, max_tokens=NEW)  # METHOD 1.2's
@@ -97,14 +109,16 @@ def ask(model: TransformersModel, words: str = WORDS) -> list[Message]:
         count -= 1
 
 
-def in_turns(rounds: int, *works: Callable[[], object]) -> list[list[float]]:
-    """CPU seconds of each work in each round."""
+def in_turns(
+    rounds: int, *works: Callable[[], object], clock: Callable[[], float] = time.process_time
+) -> list[list[float]]:
+    """Seconds of each work in each round: CPU seconds of this process, unless a jail has a part in it."""
     seconds: list[list[float]] = [[] for _ in works]
     for _ in range(rounds):
         for work, taken in zip(works, seconds, strict=True):
-            started = time.process_time()
+            started = clock()
             work()
-            taken.append(time.process_time() - started)
+            taken.append(clock() - started)
     return seconds
 
 
@@ -152,6 +166,66 @@ def kept(rounds: int) -> Iterator[Figure]:
 
     taken = in_turns(rounds, lambda: ours.sample(messages, N, sampling=SAMPLING), one_by_one)
     yield figure("draw of 8, prompt kept, against 8 draws of 1", *taken, most=0.45)
+
+
+class Acting(BaseModel):
+    """Draws from a model, and says a program instead of what that has sampled."""
+
+    def __init__(self, model: BaseModel) -> None:
+        super().__init__(model.model_id)
+        self.model = model
+
+    def fingerprint(self) -> dict[str, Json]:
+        return self.model.fingerprint()
+
+    def sample(self, *args: Any, **asked: Any) -> list[Completion]:
+        return [acted(0, one) for one in self.model.sample(*args, **(asked | {"stop": ()}))]
+
+    def draw(self, *args: Any, **asked: Any) -> Iterator[tuple[int, Completion]]:
+        for index, one in self.model.draw(*args, **(asked | {"stop": ()})):
+            yield index, acted(index, one)
+
+
+def acted(index: int, drawn: Completion) -> Completion:
+    return replace(drawn, text=f"Thought: I compute it.\n<code>\nx = {index}\nprint(x * x)\n</code>")
+
+
+def act(model: BaseModel, sandbox: Sandbox, messages: list[Message], n: int, seed: int = 0) -> None:
+    """One step, as CodeAgent takes it: the model's turn, then its code."""
+    executor = SandboxExecutor(sandbox)
+    acting: BaseModel = Acting(model)
+    if n > 1:
+        acting = SelfConsistent(acting, executor, n, CODE_BLOCK_TAGS)
+    stop = (STEP_CALL_MARK, CODE_BLOCK_TAGS[1])
+    [turn] = acting.sample(messages, stop=stop, sampling=replace(SAMPLING, seed=seed))
+    executor(parse_code_blobs(turn.text, CODE_BLOCK_TAGS))
+
+
+def step_cold(rounds: int) -> Iterator[Figure]:
+    ours = engine(kept_bytes=0)
+    messages = ask(ours)
+    with closing(open_sandbox("auto")) as jail:
+        taken = in_turns(
+            rounds,
+            lambda: act(ours, jail, messages, N),
+            lambda: act(ours, jail, messages, 1),
+            clock=time.perf_counter,
+        )
+    yield figure("step of 8, nothing kept, against a step of 1", *taken, most=2.0)
+
+
+def step_kept(rounds: int) -> Iterator[Figure]:
+    ours = engine()
+    messages = ask(ours)
+    ours.sample(messages, 1, sampling=SAMPLING)
+    with closing(open_sandbox("auto")) as jail:
+
+        def one_by_one() -> None:
+            for index in range(N):
+                act(ours, jail, messages, 1, index)
+
+        taken = in_turns(rounds, lambda: act(ours, jail, messages, N), one_by_one, clock=time.perf_counter)
+    yield figure("step of 8, prompt kept, against 8 steps of 1", *taken, most=0.45)
 
 
 class Passed:
@@ -214,6 +288,8 @@ PARTS: dict[str, tuple[Callable[[int], Iterator[Figure]], int, int]] = {
     "generate": (generate, 2, 1),
     "cold": (cold, 3, 1),
     "kept": (kept, 3, 1),
+    "step_cold": (step_cold, 3, 1),
+    "step_kept": (step_kept, 3, 1),
     "trajectory": (trajectory, 5, 2),
 }  # name -> (what measures it, rounds, rounds with --quick)
 

@@ -14,6 +14,7 @@ from smolagents import Tool
 from agentdistill.agent.build import CODE_BLOCK_TAGS
 from agentdistill.agent.executor import SandboxExecutor
 from agentdistill.agent.self_consistency import SelfConsistent
+from agentdistill.clients.memory import MemorySandbox
 from agentdistill.errors import ContextOverflowError, ModelError, RetrieverError, SandboxError, UsageError
 from agentdistill.grading import Grader
 from agentdistill.models.base import BaseModel
@@ -24,6 +25,7 @@ from agentdistill.stages.thoughts import FirstThoughts
 from agentdistill.types import (
     Completion,
     ErrorKind,
+    Execution,
     FinishReason,
     Json,
     Limits,
@@ -129,12 +131,12 @@ def test_the_retriever_is_asked_once_for_identical_calls(attempt: Callable[..., 
 
 
 def test_nothing_runs_twice(attempt: Callable[..., Trajectory]) -> None:
-    """The clock of the winner's fork goes on in the session."""
-    first = action("import time\nt = time.perf_counter_ns()\nprint('x')")
-    other = action("import time\nt = -1\nprint('x')")
-    found = attempt([first, other, *[action("final_answer(t)")] * 2], 2, max_steps=2)
-    assert int(found.answer or 0) > 0
-    assert found.steps[0].candidates[0].chosen
+    corpus = Corpus()
+    codes = [f"r = search({query!r})\nprint(len(r))" for query in ("one", "two", "one")]
+    found = attempt([*map(action, codes), *[action("final_answer(r)")] * 3], 3, retriever=corpus)
+    assert corpus.asked.count("one") == 1
+    assert found.steps[0].candidates[0].chosen and found.steps[0].tool_calls[0].arguments == {"query": "one"}
+    assert "42" in (found.answer or "")
 
 
 def test_what_does_not_parse_or_run_has_no_vote(attempt: Callable[..., Trajectory]) -> None:
@@ -388,6 +390,34 @@ def test_code_that_still_runs_is_cancelled() -> None:
     assert voted.candidates[0].execution.error_kind is ErrorKind.CANCELLED
     assert executor("x = 1\nx").output == 1
     assert executor("x + 1").output == 2
+    sandbox.close()
+
+
+def test_identical_code_is_run_once() -> None:
+    class Counting(MemorySandbox):
+        def run(self, codes: Any, enough: Any = None) -> list[Execution]:
+            return super().run((ran.append(code) or code for code in codes), enough)  # type: ignore[func-returns-value]
+
+    ran: list[str | None] = []
+    # What fails has no vote, so all of it is run.
+    texts = [action(f"{n} / 0", thought) for n, thought in ((1, "a"), (2, "b"), (1, "c"), (2, "d"))]
+    voted, _ = step(ScriptedModel(texts), Counting(), 4)
+    assert [code for code in ran if code is not None] == ["1 / 0", "2 / 0"]
+    first, second, third, _ = (candidate.execution for candidate in voted.candidates)
+    assert first == third != second
+
+
+def test_a_model_that_dies_does_not_wait_for_code_that_runs() -> None:
+    class Dying(Slow):
+        def draw(self, *args: Any, **kwargs: Any) -> Iterator[tuple[int, Completion]]:
+            yield from super().draw(*args, **kwargs)
+            raise ModelError("gone")
+
+    sandbox = open_backend("bubblewrap", limits=Limits(seconds=60))
+    started = time.monotonic()
+    with pytest.raises(ModelError, match="gone"):
+        step(Dying([(0, action("while True: pass"))]), sandbox, 2)
+    assert time.monotonic() - started < 20
     sandbox.close()
 
 
