@@ -228,7 +228,8 @@ def test_a_model_that_dies_fails_the_attempt(attempt: Callable[..., Trajectory])
 def test_a_search_that_dies_in_a_loser_fails_the_attempt(attempt: Callable[..., Trajectory]) -> None:
     corpus = Corpus(RetrieverError("no index"))
     with pytest.raises(RetrieverError, match="no index"):
-        attempt([action("search('x')"), *[action("final_answer(1)")] * 2], 3, retriever=corpus)
+        # Two that agree win against one, and would cancel it; not against two that may agree, and came first.
+        attempt([*[action("search('x')")] * 2, *[action("final_answer(1)")] * 2], 4, retriever=corpus)
 
 
 def test_a_full_context_is_tried_again_without_the_oldest_observation(
