@@ -65,6 +65,7 @@ def train(
 
     Example: agentdistill train data/teacher -o checkpoints/student --student smollm2-135m
     """
+    import math
     from dataclasses import replace
 
     from agentdistill.cli.console import Bars, err, print_json
@@ -98,7 +99,11 @@ def train(
     changes = settings.model_dump(exclude={"student", "preset", "validation"}, exclude_none=True)
     if settings.objective == "redi":
         changes = {"learning_rate": REDI_LEARNING_RATE, "epochs": REDI_EPOCHS, **changes}
-    sft = replace(PRESETS[settings.preset], **changes)
+    preset_settings = PRESETS[settings.preset]
+    if settings.batch_size is not None:
+        # A preset's rows a pass need not divide another batch size.
+        changes.setdefault("micro_batch", math.gcd(preset_settings.micro_batch, settings.batch_size))
+    sft = replace(preset_settings, **changes)
     if preview:
         from agentdistill.training.preview import preview as show
         from agentdistill.training.preview import statistics_table

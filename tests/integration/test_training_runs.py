@@ -89,9 +89,9 @@ def test_two_processes_train_as_one(tiny, tmp_path, checkout):
     call = command(checkout, tiny, one, 2, 0.0)
     subprocess.run([sys.executable, "-c", *call], check=True)
     call[0], call[2] = str(tmp_path / "program.py"), str(two)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    subprocess.run([*launch, "--main_process_port", "0", *call], check=True)
+    subprocess.run([*launch, "--main_process_port", "29713", *call], check=True)
     record = json.loads((two / "training.json").read_text())
     assert record["processes"] == 2
     alone = json.loads((one / "training.json").read_text())
