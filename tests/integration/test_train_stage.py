@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from students import CONVERSATIONS, conversation, tiny_student
+from students import CONVERSATIONS, tiny_student
 from typer.testing import CliRunner
 
 from agentdistill.cli.main import app
@@ -46,7 +46,8 @@ def data(tmp_path_factory):
     run = {"run": "teacher", "attempts": 8, "kept": 6, "shape": SHAPE}
     record = {"rows": 6, "rejected": {"wrong answer": 2}, "runs": [run], "prompts": "system: s\n"}
     (folder / "data.json").write_text(json.dumps(record))
-    wrong = [{**rows[n], "id": f"w{n}", "messages": conversation(1, n)} for n in (0, 2)]
+    end = {"role": "assistant", "content": "Thought: No idea.\n<code>\nfinal_answer(0)\n</code>"}
+    wrong = [{**rows[n], "id": f"w{n}", "messages": [*rows[n]["messages"][:2], end]} for n in (0, 2)]
     write_pairs(folder, pair_up(rows, wrong))
     return folder
 
