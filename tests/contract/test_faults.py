@@ -403,8 +403,8 @@ def left_behind(folder: Path) -> dict[str, int]:
 def nothing_new(before: dict[str, int], folder: Path) -> None:
     until = time.monotonic() + IN_TIME
     # More than before, and not just other: what the warm-up left may have gone meanwhile.
-    while any(count > before[name] for name, count in (after := left_behind(folder)).items()):
-        assert time.monotonic() < until, (before, after)
+    while more := {name: n for name, n in left_behind(folder).items() if n > before[name]}:
+        assert time.monotonic() < until, (before, more)
         gc.collect()
         time.sleep(0.1)
 
