@@ -1,6 +1,6 @@
 """Samples that share a prefill, and steps that keep it, are the samples that would be drawn without.
 
-On a model of a few thousand random weights; with `-m models` on the real student too.
+On a model of a few thousand random weights; with `-m models` on the real student too, which takes minutes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(
-    scope="module", params=["llama", "qwen2", pytest.param("smollm2-135m", marks=pytest.mark.models)]
+    scope="module",
+    params=["llama", "qwen2", pytest.param("smollm2-135m", marks=[pytest.mark.models, pytest.mark.slow])],
 )
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp(request.param)
