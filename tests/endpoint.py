@@ -358,7 +358,8 @@ class Server:
         if fault == "empty":
             body = {**body, "choices": []}
         if request.get("stream") and status == 200:
-            self.stream(body, writer, cut=fault == "cut")
+            counted = bool((request.get("stream_options") or {}).get("include_usage"))
+            self.stream(body, writer, cut=fault == "cut", counted=counted)
             return
         data = b"{oops" if fault == "garbage" else encoded(body)
         if fault == "cut":
@@ -375,8 +376,8 @@ class Server:
         send_head(writer, status, len(data))
         writer.write(data)
 
-    def stream(self, body: dict[str, Any], writer: asyncio.StreamWriter, cut: bool) -> None:
-        """The reply as server-sent events, a word a chunk."""
+    def stream(self, body: dict[str, Any], writer: asyncio.StreamWriter, cut: bool, counted: bool) -> None:
+        """The reply as server-sent events, a word a chunk; the tokens in one of their own if asked for."""
         writer.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
         )
@@ -395,6 +396,8 @@ class Server:
             raise _Gone
         last = [{"index": i, "delta": {}, "finish_reason": "stop"} for i, _ in enumerate(body["choices"])]
         event(encoded({**head, "object": "chat.completion.chunk", "choices": last}))
+        if counted and "usage" in body:
+            event(encoded({**head, "object": "chat.completion.chunk", "choices": [], "usage": body["usage"]}))
         event(b"[DONE]")
         writer.write(b"0\r\n\r\n")
 

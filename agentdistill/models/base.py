@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from smolagents.models import ChatMessage, MessageRole, Model
@@ -19,12 +19,22 @@ from smolagents.monitoring import TokenUsage
 from agentdistill.errors import ModelError
 from agentdistill.types import Completion, Json, Message, Sampling
 
+TextListener = Callable[[int, str], None]
+"""Told of a sample's index in its call, and of its text so far, without the prefix."""
+
 
 class BaseModel(Model):
-    """A smolagents Model over `sample`. Subclasses implement `sample` and `fingerprint`."""
+    """A smolagents Model over `sample`. Subclasses implement `sample` and `fingerprint`.
+
+    `listener` hears live text, where the engine can tell it: an engine takes up the listener of the moment as
+    a call begins, and may call it from several threads. A text may run a little beyond the stop string that
+    will end it, and is shorter than before where a request is sent again. What the listener raises ends the
+    call, which raises it.
+    """
 
     def __init__(self, model_id: str, sampling: Sampling | None = None) -> None:
         super().__init__(model_id=model_id)
+        self.listener: TextListener | None = None
         self.model_id: str = model_id
         self.sampling = sampling or Sampling()
 

@@ -38,6 +38,7 @@ from urllib3.util import make_headers, parse_url
 
 from agentdistill.errors import ContextOverflowError, ModelBusyError, ModelError, UnknownModelError
 from agentdistill.models.limiter import InFlightLimiter
+from agentdistill.models.streamed import StreamedReply
 from agentdistill.types import Json
 
 CONNECT_SECONDS = 10.0
@@ -100,14 +101,21 @@ class Endpoint:
             reraise=True,
         )
 
-    def post(self, path: str, body: Mapping[str, Json], read: Callable[[Any], T]) -> T:
+    def post(
+        self,
+        path: str,
+        body: Mapping[str, Json],
+        read: Callable[[Any], T],
+        live: Callable[[], StreamedReply] | None = None,
+    ) -> T:
         """What `read` makes of the JSON reply, after as many tries as it takes and is allowed.
 
-        `read` says that a reply is unusable by AttributeError, LookupError, TypeError or ValueError. Raises
+        `read` says that a reply is unusable by AttributeError, LookupError, TypeError or ValueError. For a
+        `body` that asks for a stream `live` makes what puts it together, anew for each try. Raises
         RefusedError, ContextOverflowError, ModelBusyError or ModelError.
         """
         data = json.dumps(body).encode()
-        reply: T = self._retrying(self._try, path, data, read)
+        reply: T = self._retrying(self._try, path, data, read, live)
         return reply
 
     def get(self, url: str) -> Any:
@@ -122,12 +130,15 @@ class Endpoint:
         self._closed.set()
         self._connections.clear()
 
-    def _try(self, path: str, data: bytes, read: Callable[[Any], T]) -> T:
+    def _try(
+        self, path: str, data: bytes, read: Callable[[Any], T], live: Callable[[], StreamedReply] | None
+    ) -> T:
+        streamed = live() if live is not None else None
         with self.limiter.call() as call:
             if self._closed.is_set():
                 raise ModelError(f"{self._where} is closed")
             begun = time.monotonic()
-            status, headers, body = self._send("POST", self.base_url + path, data)
+            status, headers, body = self._send("POST", self.base_url + path, data, streamed)
             call.refused = status in _BUSY
             call.answered_in_time = status == 200 and time.monotonic() - begun < self.seconds / 2
             if status in _BUSY:
@@ -136,9 +147,11 @@ class Endpoint:
             raise self._overflow_or(_TemporaryError, f"{status} {_said(body)}", body)
         if status != 200:
             raise self._refused(status, body, headers)
-        reply = self._json(body)
+        # A server that cannot stream answers in one piece.
+        events = streamed is not None and "text/event-stream" in headers.get("Content-Type", "")
+        reply = None if events else self._json(body)
         try:
-            return read(reply)
+            return read(streamed.reply() if streamed is not None and events else reply)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise self._overflow_or(
                 _TemporaryError,
@@ -147,7 +160,9 @@ class Endpoint:
                 "is this the address of an OpenAI-compatible API, with its /v1?",
             ) from error
 
-    def _send(self, method: str, url: str, data: bytes | None) -> tuple[int, Mapping[str, str], bytes]:
+    def _send(
+        self, method: str, url: str, data: bytes | None, streamed: StreamedReply | None = None
+    ) -> tuple[int, Mapping[str, str], bytes]:
         deadline = time.monotonic() + self.seconds
         timeout = urllib3.Timeout(connect=min(CONNECT_SECONDS, self.seconds), total=self.seconds)
         try:
@@ -161,7 +176,7 @@ class Endpoint:
                 redirect=False,
                 preload_content=False,
             )
-            return response.status, response.headers, _read_body(response, deadline)
+            return response.status, response.headers, _read_body(response, deadline, streamed)
         except (NewConnectionError, MaxRetryError) as error:
             raise self._temporary(f"Connection error: {_line(error)}", "is the server up?") from error
         except TimeoutError as error:
@@ -255,8 +270,11 @@ def _wait(state: RetryCallState) -> float:
     return (asked or 0.0) + wait_random_exponential(FIRST_WAIT, LONGEST_WAIT)(state)
 
 
-def _read_body(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-    """The whole body. Raises urllib3's TimeoutError at the deadline, whether bytes still come or not."""
+def _read_body(
+    response: urllib3.BaseHTTPResponse, deadline: float, streamed: StreamedReply | None = None
+) -> bytes:
+    """The whole body; `streamed` is given it piece by piece, where all is well. Raises urllib3's TimeoutError
+    at the deadline, whether bytes still come or not."""
     parts: list[bytes] = []
     length = 0
     try:
@@ -273,6 +291,8 @@ def _read_body(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
                 return b"".join(parts)
             parts.append(part)
             length += len(part)
+            if streamed is not None and response.status == 200:
+                streamed.feed(part)
             if length > REPLY_BYTES:
                 raise HTTPError(f"the reply is longer than {REPLY_BYTES >> 20} MiB")
     except BaseException:

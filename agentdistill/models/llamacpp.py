@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 
 from agentdistill.errors import ContextOverflowError, ModelError
-from agentdistill.models.base import BaseModel
+from agentdistill.models.base import BaseModel, TextListener
 from agentdistill.models.logprobs import read_logprobs
 from agentdistill.models.template import ChatTemplate
 from agentdistill.types import Completion, FinishReason, Json, Message, Sampling
@@ -96,13 +96,14 @@ class LlamaCppModel(BaseModel):
         sampling = sampling or self.sampling
         prompt = self.template.render(messages, prefix)
         enough = cancelled or threading.Event()
+        listener = self.listener
         alone = True
         for first in range(0, n, self.slots):
             samples = [
                 _Sample(first + i, "tokens" if prefix else "") for i in range(min(self.slots, n - first))
             ]
             request = self._request(prompt, stop, sampling, sampling.seed + first, len(samples))
-            for sample in [] if enough.is_set() else self._ended(request, samples, enough):
+            for sample in [] if enough.is_set() else self._ended(request, samples, enough, listener):
                 if sample.finish == "length" and sample.tokens_out < sampling.max_tokens and alone:
                     raise self._overflow(
                         f"{sample.prompt_tokens} tokens left room for {sample.tokens_out} of the "
@@ -156,7 +157,11 @@ class LlamaCppModel(BaseModel):
         }
 
     def _ended(
-        self, request: dict[str, Json], samples: Sequence[_Sample], enough: threading.Event
+        self,
+        request: dict[str, Json],
+        samples: Sequence[_Sample],
+        enough: threading.Event,
+        listener: TextListener | None,
     ) -> Iterator[_Sample]:
         """The samples of one request as they end; it is given up once `enough` is set or nobody listens."""
         server = self._server
@@ -185,6 +190,8 @@ class LlamaCppModel(BaseModel):
                     raise self._refusal(chunk)
                 sample = samples[chunk["choices"][0]["index"]]
                 sample.add(chunk)
+                if listener is not None:
+                    listener(sample.index, sample.text)
                 if sample.finish:
                     yield sample
             unfinished = [sample for sample in samples if not sample.finish]

@@ -4,7 +4,8 @@ Guaranteed: one request draws all n samples (a server that ignores or refuses `n
 side); a prefix is delivered by the highest rung of METHOD 1.1's ladder that a probe found to work, and every
 Completion says which; retries, time limits and calls in flight follow models/endpoint.py. Tokens are those
 the server counts, else counted with the tokenizer given as `template`, else None. Not guaranteed: that a
-server honours `seed`.
+server honours `seed`, nor live text: a server that refuses to stream is asked without, and calls with a
+prefix are not streamed.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from agentdistill.models.prefill import (
     chat_request,
     probed,
 )
+from agentdistill.models.streamed import StreamedReply
 from agentdistill.models.template import ChatTemplate, load_tokenizer, sendable
 from agentdistill.types import Completion, FinishReason, Json, Message, Sampling
 
@@ -68,6 +70,7 @@ class OpenAICompatibleModel(BaseModel):
         self._endpoint = Endpoint(name, base_url, key, seconds=seconds, retries=retries, ceiling=ceiling)
         self._ladder = PrefillLadder(("continue", "trailing", "prefix", "completions"), self._probe)
         self._one_a_request = False
+        self._streams = True
 
     @property
     def in_flight_limit(self) -> int | None:
@@ -161,7 +164,18 @@ class OpenAICompatibleModel(BaseModel):
             completions = self._completions(reply, asked, prefill)
             return completions[:n]
 
-        return self._endpoint.post(path, body, read)
+        listener = self.listener
+        if listener is None or not self._streams or prefill != NO_PREFIX:
+            return self._endpoint.post(path, body, read)
+        live = body | {"stream": True, "stream_options": {"include_usage": True}}
+        try:
+            return self._endpoint.post(path, live, read, lambda: StreamedReply(listener, first))
+        except RefusedError as error:
+            if error.status not in _BAD_FORM:
+                raise
+        drawn = self._endpoint.post(path, body, read)
+        self._streams = False  # it was about the form: the same call without it was taken
+        return drawn
 
     def _probe(self, rung: str) -> Prefill | None:
         if rung == "completions" and not self._find_template():

@@ -122,6 +122,7 @@ class TransformersModel(BaseModel):
         from agentdistill.models.decode import Rows, choose
 
         sampling = sampling or self.sampling
+        listener = self.listener
         prompt = self.template.render(messages, prefix)
         with self._working():
             ids = self._kept.encode(prompt)
@@ -151,6 +152,9 @@ class TransformersModel(BaseModel):
                 going = [row for row in range(len(live)) if row not in ended]
                 if ended and going:
                     rows.keep(going)
+            if listener is not None:
+                for sample in live:
+                    listener(sample.index, sample.text)
             finished, live = [live[row] for row in ended], [live[row] for row in going]
             tokens = [tokens[row] for row in going]
             for sample in finished:
