@@ -35,7 +35,8 @@ class TaskKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One problem. `meta["data"]`, if present, maps names to plain JSON that is put into the sandbox."""
+    """One problem. `meta["data"]`, if present, maps names to plain JSON that is put into the sandbox;
+    `meta["earlier"]` is text on what went before in a conversation, for the prompt."""
 
     id: str
     question: str

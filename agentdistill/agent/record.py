@@ -9,7 +9,7 @@ fits, and each Step says which ones it did not see.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from smolagents import AgentMaxStepsError, AgentParsingError
@@ -107,13 +107,20 @@ class Recorder:
     """Collects one attempt. Give `callbacks` to CodeAgent as `step_callbacks`.
 
     A tool that met broken machinery has the error in its attribute `failure`: code sees a tool's exception
-    as an error like any other, and would go on without it.
+    as an error like any other, and would go on without it. `on_step` is told of each step as it ends.
     """
 
-    def __init__(self, model: AttemptModel, executor: SandboxExecutor, tools: Sequence[object] = ()) -> None:
+    def __init__(
+        self,
+        model: AttemptModel,
+        executor: SandboxExecutor,
+        tools: Sequence[object] = (),
+        on_step: Callable[[Step], None] | None = None,
+    ) -> None:
         self.model = model
         self.executor = executor
         self.tools = tools
+        self.on_step = on_step
         self.steps: list[Step] = []
         self.reached_max_steps = False
         self._executed = 0
@@ -170,6 +177,8 @@ class Recorder:
                 dropped=self.model.dropped,
             )
         )
+        if self.on_step is not None:
+            self.on_step(self.steps[-1])
 
 
 def _candidates(message: ChatMessage | None) -> tuple[Candidate, ...]:

@@ -7,7 +7,7 @@ gets for an answer. Only the thread inside `run` reads the stream; tools run in 
 Guaranteed: `run` returns within its deadline (plus the kill, and the time that tools take) whatever the code
 does; a tool call is answered by us and to the interpreter that asked; after a failed step the session is
 what it was before it, unless an error text says otherwise. Not guaranteed: that two runs see equal timing.
-A session may be used from any thread, by one at a time.
+A session may be used from any thread, by one at a time; `stop` is for another one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 
 from agentdistill.clients import protocol
@@ -125,6 +126,24 @@ class Session:
         self._drop([self._live, *(node for node in set(gone) if node not in (self._first, *self._parked))])
         self._link.send(0, {"op": "sweep"})
         self._revive()
+
+    def merge(self, steps: int) -> None:
+        """Make the last steps one, as far as `undo` goes: the states between them are given up."""
+        self._settle()
+        between = self._parked[-steps:-1]
+        if steps < 2 or not between:
+            return
+        self._parked[-steps:-1] = []
+        self._drop([node for node in set(between) if node not in (self._first, NO_TWIN, *self._parked)])
+
+    def stop(self) -> None:
+        """End the code that is running, from any thread: for `run` it has died.
+
+        To be called again while `run` has not returned: a code may have been about to start.
+        """
+        running = [step.node for step in list(self._steps.values()) if step.running and step.result is None]
+        with suppress(SandboxError):  # whoever is in `run` is told
+            self._kill(running)
 
     def put(self, name: str, data: Json) -> None:
         """Set a variable from plain data, in the session and in every state it may go back to."""

@@ -53,8 +53,11 @@ class Prompts:
         return str(self.content["chain_of_thought"])
 
     def question(self, task: Task) -> str:
-        """The task as the agent reads it: the question and how to answer it."""
-        return f"{task.question}\n{self.content['answer_hints'][task.kind.value]}"
+        """The task as the agent reads it: the question and how to answer it. In a conversation what went
+        before stands in front."""
+        asked = f"{task.question}\n{self.content['answer_hints'][task.kind.value]}"
+        earlier = task.meta.get("earlier")
+        return f"{earlier}\n\nNow:\n{asked}" if earlier else asked
 
 
 def load_prompts(name_or_file: str) -> Prompts:

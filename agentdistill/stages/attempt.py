@@ -1,8 +1,8 @@
 """One Task to one Trajectory: what generate, evaluate and chat have in common.
 
-Guaranteed: every attempt gets a fresh sandbox session, which is closed whatever happens; a wrong, unparsable
-or crashing answer is data in the Trajectory, and so is a conversation that outgrew the model's context; a
-broken engine or jail raises an InfrastructureError.
+Guaranteed: every attempt opens a sandbox session, a fresh one but in chat, and closes it whatever happens; a
+wrong, unparsable or crashing answer is data in the Trajectory, and so is a conversation that outgrew the
+model's context; a broken engine or jail raises an InfrastructureError.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from agentdistill.types import (
     Sampling,
     Sandbox,
     SandboxTool,
+    Step,
     Task,
     Trajectory,
     to_json,
@@ -114,10 +115,11 @@ def run_attempt(
     thoughts: FirstThoughts,
     open_session: OpenSession,
     meter: Meter | None = None,
+    on_step: Callable[[Step], None] | None = None,
 ) -> Trajectory:
     """Let an agent of `model` try `task` once. Raises InfrastructureError when the attempt has failed.
 
-    What was spent until then is on the `meter`.
+    What was spent until then is on the `meter`. `on_step` is told of each step as it ends.
     """
     meter = meter or Meter()
     model = MeteredModel(model, meter)
@@ -134,7 +136,7 @@ def run_attempt(
         if settings.candidates > 1:
             acting = SelfConsistent(acting, executor, settings.candidates, CODE_BLOCK_TAGS)
         attempt_model = AttemptModel(acting, sampling)
-        recorder = Recorder(attempt_model, executor, tools)
+        recorder = Recorder(attempt_model, executor, tools, on_step)
         agent = build_agent(
             attempt_model,
             executor,
