@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agentdistill.training.rows import IGNORED, Row
+from agentdistill.visible import visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def preview(row: Row, tokenizer: Any) -> Text:
     for trained, run in groupby(tokens, key=lambda pair: pair[1] != IGNORED):
         ids = [token for token, _ in run]
         piece = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        text.append(_printable(piece), style="bold green" if trained else "dim")
+        text.append(visible(piece), style="bold green" if trained else "dim")
     return text
 
 
@@ -82,11 +83,3 @@ def statistics_table(rows: Sequence[Row]) -> Table:
 
 def _percentile(ordered: Sequence[int], percent: int) -> int:
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)] if ordered else 0
-
-
-def _printable(text: str) -> str:
-    """Model text could hold escape sequences that drive a terminal: show them as what they are."""
-    return "".join(
-        char if char in "\n\t" or char.isprintable() else char.encode("unicode_escape").decode()
-        for char in text
-    )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentdistill.tui.visible import visible, visible_line
+from agentdistill.visible import visible, visible_line
 
 
 @pytest.mark.parametrize(
