@@ -213,9 +213,10 @@ class Attack:
         [execution] = self.session.run(["canary"])
         if execution.value != "alive" and state_may_be_gone:
             [execution] = self.session.run(["'alive'"])
-            if execution.value != "alive":  # its interpreter is turned: going back must help
-                self._go_back(self.steps + 2)
-                [execution] = self.session.run(["'alive'"])
+            for _ in range(2):  # its interpreter is turned, or its memory is full: going back must help
+                if execution.value != "alive":
+                    self._go_back(self.steps + 2)
+                    [execution] = self.session.run(["'alive'"])
         self._in_time(started, 0, "the step after the attack")
         if execution.value != "alive":
             raise Lost(f"afterwards: {execution}")
