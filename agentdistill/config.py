@@ -77,6 +77,13 @@ class EvalConfig(AttemptConfig):
     grader: str | None = None
 
 
+class ChatConfig(AttemptConfig):
+    """`agentdistill chat`. Without a model it is the catalog's (cli/chat.py)."""
+
+    model: str = ""
+    approve: bool = False
+
+
 class PriceConfig(Config):
     """`[prices."NAME"]`: USD per million tokens read and written. NAME is the model's in its SPEC."""
 

@@ -107,7 +107,8 @@ class Recorder:
     """Collects one attempt. Give `callbacks` to CodeAgent as `step_callbacks`.
 
     A tool that met broken machinery has the error in its attribute `failure`: code sees a tool's exception
-    as an error like any other, and would go on without it. `on_step` is told of each step as it ends.
+    as an error like any other, and would go on without it. `on_step` is told of each step that ends
+    with its machinery whole.
     """
 
     def __init__(
@@ -177,7 +178,7 @@ class Recorder:
                 dropped=self.model.dropped,
             )
         )
-        if self.on_step is not None:
+        if self.on_step is not None and self._outside_failure() is None:
             self.on_step(self.steps[-1])
 
 

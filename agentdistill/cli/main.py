@@ -12,6 +12,7 @@ import typer
 
 from agentdistill import __version__
 from agentdistill.cli import (
+    chat,
     compare,
     curate,
     doctor,
@@ -43,6 +44,7 @@ for command in (
     quickstart.quickstart,
     generate.generate,
     grade.grade,
+    chat.chat,
     compare.compare,
     curate.curate,
     train.train,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -129,10 +129,12 @@ def _attempt_options(
     """What every command that makes attempts takes; its names are fields of AttemptConfig."""
 
 
-def with_attempt_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command, which takes the shared options in its `**flags`, as typer is to see it."""
+def with_attempt_options(command: Callable[..., None], without: Container[str] = ()) -> Callable[..., None]:
+    """The command, which takes the shared options in its `**flags`, as typer is to see it; some it may do
+    without."""
     own = inspect.signature(command, eval_str=True)
-    shared = inspect.signature(_attempt_options, eval_str=True).parameters.values()
+    known = inspect.signature(_attempt_options, eval_str=True).parameters
+    shared = [option for name, option in known.items() if name not in without]
     *first, last, flags = own.parameters.values()
     if flags.kind is not inspect.Parameter.VAR_KEYWORD:
         raise TypeError(f"{command.__name__} has no **flags")
@@ -221,12 +223,12 @@ def attempt_settings(config: AttemptConfig, default_prompt: str, **more: Any) ->
         limits=Limits(seconds=config.step_seconds, memory_mb=config.memory_mb),
         tools=tuple(load_tool(spec) for spec in config.tool),
         retriever=retriever,
-        knowledge=_knowledge(config),
+        knowledge=knowledge_of(config),
         **more,
     )
 
 
-def _knowledge(config: AttemptConfig) -> Knowledge | None:
+def knowledge_of(config: AttemptConfig) -> Knowledge | None:
     """The knowledge base of a config, indexed and in memory."""
     if config.kb is None or config.kb_delivery == "off":
         return None

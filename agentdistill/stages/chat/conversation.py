@@ -185,6 +185,13 @@ class Conversation:
         """Whether a turn goes on."""
         return not self._idle.is_set()
 
+    @property
+    def sandbox_state(self) -> str:
+        """The sandbox in one word, for a status line."""
+        if self._sandbox.is_open:
+            return "ready"
+        return "lost" if self._sandbox.generation else "closed"
+
     def tools(self) -> list[tuple[str, str]]:
         """Name and description of the tools of a turn."""
         return [(tool.name, tool.description) for tool in self.settings.attempt_tools()]
