@@ -301,14 +301,19 @@ def read_trajectories(folder: Path) -> Iterator[Trajectory]:
         read_run_json(folder)  # says so if this is no RUN at all
         return
     for number, row in enumerate(json_lines(path), 1):
-        try:
-            trajectory = Trajectory.from_json(row)
-            _check_types(trajectory)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RunDirectoryError(
-                f"{path} line {number} is not a trajectory: {type(error).__name__} {error}", _RESTORE
-            ) from error
-        yield trajectory
+        yield as_trajectory(row, path, number)
+
+
+def as_trajectory(row: Mapping[str, Json], path: Path, number: int) -> Trajectory:
+    """Line `number` of a trajectories.jsonl as a record. Raises RunDirectoryError if it is none."""
+    try:
+        trajectory = Trajectory.from_json(row)
+        _check_types(trajectory)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunDirectoryError(
+            f"{path} line {number} is not a trajectory: {type(error).__name__} {error}", _RESTORE
+        ) from error
+    return trajectory
 
 
 def _check_types(trajectory: Trajectory) -> None:
@@ -335,21 +340,24 @@ def _check_usage(usage: Usage) -> None:
 
 def read_scores(folder: Path) -> dict[str, Score]:
     """Verdicts of a RUN by attempt id. Raises RunDirectoryError when it was not graded yet."""
+    return {score.attempt: score for score in iter_scores(folder)}
+
+
+def iter_scores(folder: Path) -> Iterator[Score]:
+    """The same one by one, in the order of the file."""
     path = folder / "scores.jsonl"
     if not path.exists():
         raise RunDirectoryError(f"{folder} has no scores yet", f"agentdistill grade {folder}")
-    scores = {}
     for number, row in enumerate(json_lines(path), 1):
         try:
             score = Score(**row)
             if not isinstance(score.attempt, str) or not isinstance(score.correct, bool):
                 raise TypeError("attempt must be text, and correct true or false")
-            scores[score.attempt] = score
         except TypeError as error:
             raise RunDirectoryError(
                 f"{path} line {number} is not a score: {error}", f"agentdistill grade {folder}"
             ) from error
-    return scores
+        yield score
 
 
 def write_scores(folder: Path, scores: Iterable[Score]) -> None:

@@ -21,6 +21,7 @@ from agentdistill.cli import (
     generate,
     grade,
     index,
+    inspect,
     kb,
     models,
     quickstart,
@@ -48,6 +49,7 @@ for command in (
     compare.compare,
     curate.curate,
     train.train,
+    inspect.inspect,
     export.export,
     doctor.doctor,
 ):

@@ -1,4 +1,10 @@
-"""The page that reports are: its HTML around the body, and its style sheet, light and dark."""
+"""The page that reports are: its HTML around the body, its style sheet, light and dark, and texts in it."""
+
+from __future__ import annotations
+
+import html
+
+from agentdistill.visible import visible
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2129; --dim: #626a76; --paper: #ffffff; --panel: #f5f6f8;
@@ -81,3 +87,8 @@ PAGE = """<!doctype html>
 </body>
 </html>
 """
+
+
+def escaped(text: str, limit: int | None = None) -> str:
+    """A text of others as it may stand in HTML: no markup, no control characters, cut at `limit`."""
+    return html.escape(visible(text, limit))

@@ -8,14 +8,13 @@ Not guaranteed: that the numbers are right. They come as they are from the calle
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentdistill.errors import RunDirectoryError
 from agentdistill.evaluation.charts import count_bar, interval_bar, loss_chart
-from agentdistill.evaluation.page import PAGE, STYLE
+from agentdistill.evaluation.page import PAGE, STYLE, escaped
 from agentdistill.runs import write_atomic
 
 _LONGEST_TEXT = 6_000
@@ -136,8 +135,8 @@ def render(data: ReportData) -> str:
         _provenance(data.provenance),
     )
     return PAGE.format(
-        title=_text(data.title),
-        subtitle=f'<p class="subtitle">{_text(data.subtitle)}</p>' if data.subtitle else "",
+        title=escaped(data.title),
+        subtitle=f'<p class="subtitle">{escaped(data.subtitle)}</p>' if data.subtitle else "",
         style=STYLE,
         body="\n".join(section for section in sections if section),
     )
@@ -147,7 +146,7 @@ def _facts(facts: Mapping[str, str]) -> str:
     if not facts:
         return ""
     cells = "".join(
-        f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in facts.items()
+        f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd></div>" for name, value in facts.items()
     )
     return f'<dl class="facts">{cells}</dl>'
 
@@ -163,9 +162,9 @@ def _grid(accuracies: Sequence[Accuracy]) -> str:
         f"<small>{100 * row.low:.0f}–{100 * row.high:.0f}</small>"
         for row in accuracies
     }
-    head = "".join(f"<th>{_text(benchmark)}</th>" for benchmark in benchmarks)
+    head = "".join(f"<th>{escaped(benchmark)}</th>" for benchmark in benchmarks)
     rows = "".join(
-        f"<tr><td>{_text(name)}</td>"
+        f"<tr><td>{escaped(name)}</td>"
         + "".join(f'<td class="number">{cells.get((name, benchmark), "")}</td>' for benchmark in benchmarks)
         + "</tr>"
         for name in names
@@ -181,11 +180,11 @@ def _counts(counts: Mapping[str, Mapping[str, int]]) -> str:
     for heading, found in counts.items():
         most = max(found.values(), default=0)
         rows = "".join(
-            f"<tr><td>{_text(name)}</td><td>{count_bar(count, most)}</td>"
+            f"<tr><td>{escaped(name)}</td><td>{count_bar(count, most)}</td>"
             f'<td class="number">{count:,}</td></tr>'
             for name, count in found.items()
         )
-        parts.append(f"<div><h3>{_text(heading)}</h3><table>{rows}</table></div>" if rows else "")
+        parts.append(f"<div><h3>{escaped(heading)}</h3><table>{rows}</table></div>" if rows else "")
     body = "".join(parts)
     return f'<section><h2>What happened</h2><div class="counts">{body}</div></section>' if body else ""
 
@@ -198,16 +197,16 @@ def _accuracies(accuracies: Sequence[Accuracy], differences: Sequence[Difference
     benchmarks = [row.benchmark for row in accuracies] + [row.benchmark for row in differences]
     for benchmark in dict.fromkeys(benchmarks):
         rows = "".join(
-            f"<tr><td>{_text(row.label)}<small>{_text(row.model)}</small></td>"
+            f"<tr><td>{escaped(row.label)}<small>{escaped(row.model)}</small></td>"
             f'<td class="number"><strong>{_share(row.correct / row.n if row.n else 0.0)}</strong>'
             f"<small>{row.correct} of {row.n}</small></td>"
             f'<td class="bar">{interval_bar(row.correct / row.n if row.n else 0.0, row.low, row.high)}'
             f"<small>{_share(row.low)} – {_share(row.high)}</small></td>"
-            f"<td>{_text(row.note)}</td></tr>"
+            f"<td>{escaped(row.note)}</td></tr>"
             for row in accuracies
             if row.benchmark == benchmark
         )
-        parts.append(f"<h3>{_text(benchmark)}</h3>")
+        parts.append(f"<h3>{escaped(benchmark)}</h3>")
         if rows:
             head = "<tr><th>Who</th><th>Correct</th><th>95 % interval</th><th></th></tr>"
             parts.append(f'<div class="scroll"><table class="accuracy">{head}{rows}</table></div>')
@@ -223,9 +222,9 @@ def _difference(row: Difference) -> str:
     words = {"up": "better", "down": "worse", "none": "no difference shown"}[kind]
     return (
         f'<p class="difference {kind}">'
-        f"<strong>{_text(row.label)}: {_points(row.difference)} points</strong> "
+        f"<strong>{escaped(row.label)}: {_points(row.difference)} points</strong> "
         f"(95 % interval {_points(row.low)} to {_points(row.high)}; {words}). "
-        f"Tasks gained: {row.gained}, lost: {row.lost}. {_text(row.note)}</p>"
+        f"Tasks gained: {row.gained}, lost: {row.lost}. {escaped(row.note)}</p>"
     )
 
 
@@ -239,23 +238,23 @@ def _losses(losses: Mapping[str, Sequence[tuple[int, float]]]) -> str:
 def _examples(examples: Sequence[Example], title: str) -> str:
     if not examples:
         return ""
-    parts = [f"<h2>{_text(title)}</h2>"]
+    parts = [f"<h2>{escaped(title)}</h2>"]
     for number, example in enumerate(examples):
         article = _example(example)
         if number >= _OPEN:
             first = " ".join(example.question.split())
             head = f"{example.note}: {_cut(first, 160)}" if example.note else _cut(first, 160)
-            article = f"<details><summary>{_text(head)}</summary>{article}</details>"
+            article = f"<details><summary>{escaped(head)}</summary>{article}</details>"
         parts.append(article)
     return "<section>" + "".join(parts) + "</section>"
 
 
 def _example(example: Example) -> str:
     attempts = "".join(_attempt(attempt) for attempt in example.attempts)
-    note = f'<p class="note">{_text(example.note)}</p>' if example.note else ""
+    note = f'<p class="note">{escaped(example.note)}</p>' if example.note else ""
     return (
-        f'<article><p class="question">{_text(example.question)}</p>'
-        f'<p class="gold">Right answer: <strong>{_text(_cut(example.gold, 300))}</strong></p>{note}'
+        f'<article><p class="question">{escaped(example.question)}</p>'
+        f'<p class="gold">Right answer: <strong>{escaped(_cut(example.gold, 300))}</strong></p>{note}'
         f'<div class="attempts">{attempts}</div></article>'
     )
 
@@ -273,8 +272,8 @@ def _attempt(attempt: RenderedAttempt) -> str:
     )
     answer = "no answer" if attempt.answer is None else f"answer: {_cut(attempt.answer, 300)}"
     return (
-        f'<div class="attempt"><h4>{_text(attempt.label)} {verdict}</h4>'
-        f"<ol>{steps}</ol><p>{_text(answer)}</p></div>"
+        f'<div class="attempt"><h4>{escaped(attempt.label)} {verdict}</h4>'
+        f"<ol>{steps}</ol><p>{escaped(answer)}</p></div>"
     )
 
 
@@ -283,16 +282,16 @@ def _block(kind: str, text: str) -> str:
     if not text:
         return ""
     tag = "p" if kind == "thought" else "pre"
-    return f'<{tag} class="{kind}">{_text(text)}</{tag}>'
+    return f'<{tag} class="{kind}">{escaped(text)}</{tag}>'
 
 
 def _timings(timings: Sequence[StageTiming]) -> str:
     if not timings:
         return ""
     rows = "".join(
-        f'<tr><td>{_text(row.stage)}</td><td class="number">{_seconds(row.seconds)}</td>'
+        f'<tr><td>{escaped(row.stage)}</td><td class="number">{_seconds(row.seconds)}</td>'
         f'<td class="number">{_count(row.tokens_in)}</td><td class="number">{_count(row.tokens_out)}</td>'
-        f"<td>{_text(row.note)}</td></tr>"
+        f"<td>{escaped(row.note)}</td></tr>"
         for row in timings
     )
     seconds = sum(row.seconds for row in timings)
@@ -313,15 +312,10 @@ def _provenance(provenance: Mapping[str, str]) -> str:
     if not provenance:
         return ""
     rows = "".join(
-        f'<tr><td>{_text(name)}</td><td class="value">{_text(value)}</td></tr>'
+        f'<tr><td>{escaped(name)}</td><td class="value">{escaped(value)}</td></tr>'
         for name, value in provenance.items()
     )
     return f'<section><h2>Where it comes from</h2><div class="scroll"><table>{rows}</table></div></section>'
-
-
-def _text(text: str) -> str:
-    """Escaped, and without control characters, which no HTML may hold."""
-    return html.escape("".join(char if char >= " " or char in "\n\t" else "�" for char in str(text)))
 
 
 def _cut(text: str, longest: int) -> str:
