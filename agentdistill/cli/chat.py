@@ -13,10 +13,14 @@ from agentdistill.cli import options as o
 from agentdistill.errors import UsageError
 
 if TYPE_CHECKING:
+    from agentdistill.agent.knowledge import Knowledge
     from agentdistill.config import ChatConfig
+    from agentdistill.models.base import BaseModel
     from agentdistill.stages.chat.conversation import Conversation
     from agentdistill.stages.chat.events import Event, Listener
+    from agentdistill.stages.spending import Price
     from agentdistill.tui.chat_parts import Parts
+    from agentdistill.types import Retriever
 
 EMBEDDED = ("qwen2.5-coder-1.5b", "smollm2-135m")
 """What to start on where no model is given: the first that is here; if none is, the first is fetched."""
@@ -75,7 +79,7 @@ def _piped_question(as_json: bool) -> str | None:
         if not question:
             raise UsageError("there is no question on stdin", 'echo "question" | agentdistill chat')
         return question
-    if as_json or not sys.stdout.isatty():
+    if as_json or not (sys.stdout.isatty() and sys.stderr.isatty()):  # Textual draws on stderr
         asked = "--json" if as_json else "without a terminal to draw on, chat"
         raise UsageError(
             f"{asked} answers one question from stdin", 'echo "question" | agentdistill chat --json'
@@ -86,7 +90,6 @@ def _piped_question(as_json: bool) -> str | None:
 def _with_model(settings: ChatConfig) -> ChatConfig:
     """The settings with a model that is here; says what is fetched, and how large it is."""
     from agentdistill import catalog
-    from agentdistill.agent.self_consistency import TEMPERATURE, TOP_P
     from agentdistill.cli.console import Bars, err
     from agentdistill.stages.progress import fetching
 
@@ -111,9 +114,7 @@ def _with_model(settings: ChatConfig) -> ChatConfig:
             soft_wrap=True,
         )
         catalog.fetch(name, fetching(name, Bars()))
-    # A conversation draws with a temperature, or a second try would say what the first one said.
-    drawn = {"temperature": TEMPERATURE, "top_p": TOP_P} if settings.temperature is None else {}
-    return settings.model_copy(update={"model": name, **drawn})
+    return settings.model_copy(update={"model": name})
 
 
 def _new_folder() -> Path:
@@ -127,18 +128,15 @@ def _new_folder() -> Path:
 
 def _parts(settings: ChatConfig, config: Path | None) -> Parts:
     """How a conversation's parts are opened, at its start and by its commands."""
-    from agentdistill.agent.knowledge import Knowledge
-    from agentdistill.clients.retriever import open_retriever
-    from agentdistill.models.base import BaseModel
-    from agentdistill.stages.spending import Price
     from agentdistill.tui.chat_parts import Parts
-    from agentdistill.types import Retriever
 
     def open_model(spec: str) -> tuple[BaseModel, Price | None]:
         model = o.open_for(settings.model_copy(update={"model": spec}))
         return model, o.price_of(model, config)
 
     def retriever(spec: str) -> Retriever:
+        from agentdistill.clients.retriever import open_retriever
+
         return open_retriever(spec)
 
     def knowledge(folder: str) -> Knowledge | None:
@@ -160,8 +158,11 @@ def _parts(settings: ChatConfig, config: Path | None) -> Parts:
 
 
 def _open(settings: ChatConfig, listener: Listener, out: Path | None, config: Path | None) -> Conversation:
+    from agentdistill.agent.self_consistency import TEMPERATURE, TOP_P
     from agentdistill.stages.chat.conversation import Conversation
 
+    if settings.temperature is None:  # drawn at random, or a second try would say what the first one said
+        settings = settings.model_copy(update={"temperature": TEMPERATURE, "top_p": settings.top_p or TOP_P})
     own = Path(settings.model) / "prompts.yaml"
     attempt = o.attempt_settings(settings, str(own) if own.is_file() else "teacher")
     model = o.open_for(settings)

@@ -10,11 +10,12 @@ Not guaranteed: that leaving is immediate while a model is being opened.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from textual import events, on
 from textual.app import App, ComposeResult
@@ -26,7 +27,6 @@ from textual.widgets import Static
 
 from agentdistill.errors import AgentDistillError, UsageError
 from agentdistill.stages.chat import events as told
-from agentdistill.stages.chat.conversation import Conversation
 from agentdistill.tui.chat_approval import Approval
 from agentdistill.tui.chat_history import History
 from agentdistill.tui.chat_input import HistorySearch, Prompt
@@ -37,8 +37,14 @@ from agentdistill.tui.chat_step import TurnView, recorded, replay
 from agentdistill.tui.visible import visible, visible_line
 from agentdistill.types import Trajectory
 
+if TYPE_CHECKING:  # it takes seconds to import, which the other thread does
+    from agentdistill.stages.chat.conversation import Conversation
+
 TICK = 0.1
 """Seconds between two drawings of what is on its way."""
+
+DRAWN_SECONDS = 2.0
+"""What the opening waits at most for the first drawing."""
 
 T = TypeVar("T")
 
@@ -100,6 +106,7 @@ class ChatApp(App[None]):
         self._live_seen: dict[int, str] = {}
         self._began = 0.0
         self._mounted = time.monotonic()
+        self._drawn = threading.Event()
 
     def compose(self) -> ComposeResult:
         yield self.heading
@@ -115,10 +122,13 @@ class ChatApp(App[None]):
         self.begin_capture_print(self)
         self.set_interval(TICK, self._tick)
         self._worker.submit(self._open)
+        self.call_after_refresh(self._drawn.set)
 
     # ------------------------------------------------------------------ the other thread
 
     def _open(self) -> None:
+        # Imports take the interpreter for themselves: first the person sees where to type.
+        self._drawn.wait(DRAWN_SECONDS)
         try:
             self.conversation = conversation = self.parts.conversation(self._listen, self._out)
         except BaseException as error:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from agentdistill.agent.knowledge import Knowledge
-from agentdistill.models.base import BaseModel
-from agentdistill.stages.chat.conversation import Conversation
-from agentdistill.stages.chat.events import Listener
-from agentdistill.stages.spending import Price
-from agentdistill.types import Retriever
+if TYPE_CHECKING:
+    from agentdistill.agent.knowledge import Knowledge
+    from agentdistill.models.base import BaseModel
+    from agentdistill.stages.chat.conversation import Conversation
+    from agentdistill.stages.chat.events import Listener
+    from agentdistill.stages.spending import Price
+    from agentdistill.types import Retriever
 
 
 @dataclass(frozen=True)

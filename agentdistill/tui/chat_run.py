@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentdistill.errors import UsageError
-from agentdistill.stages.chat.conversation import Conversation
-from agentdistill.stages.chat.record import Turn
-from agentdistill.stages.chat.sandbox import Variable
 from agentdistill.tui.chat_commands import help_text, read
 from agentdistill.tui.visible import visible_line
 
 if TYPE_CHECKING:
+    from agentdistill.stages.chat.conversation import Conversation
+    from agentdistill.stages.chat.record import Turn
+    from agentdistill.stages.chat.sandbox import Variable
     from agentdistill.tui.chat import ChatApp
 
 OFF = "off"

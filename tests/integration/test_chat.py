@@ -14,6 +14,7 @@ import pytest
 from agentdistill.errors import RetrieverError, SandboxError, UsageError
 from agentdistill.models.base import BaseModel
 from agentdistill.models.scripted import ScriptedModel
+from agentdistill.models.spec import open_model
 from agentdistill.prompts import load_prompts
 from agentdistill.runs import read_failures, read_run_json, read_trajectories
 from agentdistill.stages.attempt import AttemptSettings
@@ -519,3 +520,29 @@ def test_a_sandbox_that_cannot_start_is_one_line(chat: Open) -> None:
     assert "127.0.0.1:9" in heard.of(TurnFailed)[0].message
     with pytest.raises(SandboxError):
         conversation.variables()
+
+
+@pytest.mark.models
+def test_the_embedded_teacher_talks_about_what_it_has_computed(chat: Open, tmp_path: Path) -> None:
+    model = open_model("qwen2.5-coder-1.5b", slots=2, threads=2)
+    settings = replace(
+        SETTINGS, prompts=load_prompts("teacher"), sampling=Sampling(0.0, max_tokens=400), max_steps=5
+    )
+    conversation, heard = chat(model, settings, out=tmp_path / "run")
+    try:
+        first = conversation.ask("What is the sum of the squares of 1 to 10?")
+        assert first is not None and first.answer == "385"
+        assert len(heard.of(TextGrew)) > 20
+        asking = threading.Thread(target=conversation.ask, args=("Write ten long sentences, then code.",))
+        count = len(heard.of(TextGrew))
+        asking.start()
+        while len(heard.of(TextGrew)) < count + 5:
+            time.sleep(0.05)
+        conversation.stop()
+        asking.join(10)
+        assert not asking.is_alive() and heard.of(TurnFailed)[-1].stopped
+        second = conversation.ask("Take 85 away from that result.")
+        assert second is not None and second.answer in ("300", "300.0")
+    finally:
+        conversation.close()
+        model.close()

@@ -203,3 +203,27 @@ def test_the_likeliest_tokens_are_told(model: LlamaCppModel) -> None:
     assert (
         "".join(max(place, key=place.__getitem__) for place in found.logprobs).strip() == found.text.strip()
     )
+
+
+def test_a_listener_hears_text_grow_and_may_end_the_call(model: LlamaCppModel) -> None:
+    heard: list[tuple[int, str]] = []
+
+    def listen(index: int, text: str) -> None:
+        heard.append((index, text))
+        if len(heard) > 1000:
+            raise InterruptedError
+
+    model.listener = listen
+    try:
+        done = model.sample(COUNT, 2, sampling=replace(SHORT, temperature=0.5))
+        for index in (0, 1):
+            texts = [text for i, text in heard if i == index]
+            assert len(texts) > 10 and texts == sorted(texts, key=len) and texts[-1] == done[index].text
+        heard.extend([(0, "")] * 1000)
+        begun = time.monotonic()
+        with pytest.raises(InterruptedError):
+            model.sample(COUNT, sampling=Sampling(max_tokens=400))
+        assert time.monotonic() - begun < 20
+    finally:
+        model.listener = None
+    assert model.sample(COUNT, sampling=SHORT)[0].text, "and the engine goes on"

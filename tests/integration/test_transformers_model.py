@@ -62,3 +62,24 @@ def test_a_conversation_longer_than_the_context_is_an_overflow(model: Transforme
 
 def test_calls_are_served_one_at_a_time(model: TransformersModel) -> None:
     assert model.in_flight_limit == 1
+
+
+def test_a_listener_hears_every_token_and_may_end_the_call(model: TransformersModel) -> None:
+    heard: list[tuple[int, str]] = []
+
+    def listen(index: int, text: str) -> None:
+        heard.append((index, text))
+        if len(heard) == 11:
+            raise InterruptedError
+
+    model.listener = listen
+    try:
+        done = model.sample(ASK, 2, sampling=Sampling(temperature=1.0, max_tokens=5))
+        assert len(heard) == 10
+        for index in (0, 1):
+            texts = [text for i, text in heard if i == index]
+            assert texts == sorted(texts, key=len) and texts[-1] == done[index].text
+        with pytest.raises(InterruptedError):
+            model.sample(ASK, sampling=Sampling(max_tokens=5))
+    finally:
+        model.listener = None
