@@ -123,7 +123,7 @@ def streaming() -> ChatApp:
             "The count is printed above. Wait a little, then give it as the answer.",
         ),
     ]
-    return make_app(ScriptedModel(script, model_id="qwen2.5-coder-1.5b"))
+    return make_app(ScriptedModel(script, model_id="qwen2.5-coder-1.5b", pause=0.02))
 
 
 def votes() -> ChatApp:
@@ -134,7 +134,7 @@ def votes() -> ChatApp:
         action("boxes, each = 23, 17\nfinal_answer(boxes * each - 40)", "Name the numbers first."),
         action("final_answer(23 * 17 - 40 / 0)", "Divide."),
     ]
-    model = ScriptedModel(replies, model_id="qwen2.5-coder-1.5b")
+    model = ScriptedModel(replies, model_id="qwen2.5-coder-1.5b", pause=0.02)
     return make_app(model, replace(SETTINGS, candidates=5))
 
 

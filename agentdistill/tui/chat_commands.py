@@ -21,18 +21,16 @@ class Command:
 
 COMMANDS = (
     Command("help", "", "this list", True),
-    Command(
-        "model", "[SPEC]", "go on with another model: a catalog name, llamacpp:FILE, openai:NAME@URL ..."
-    ),
-    Command("candidates", "N", "sample N actions a step; the result of most of them is the step"),
-    Command("kb", "[DIR|off]", "give notes from a knowledge base to the agent"),
+    Command("model", "[SPEC]", "go on with another model (as --model)"),
+    Command("candidates", "N", "sample N actions a step, take the majority's"),
+    Command("kb", "[DIR|off]", "notes from a knowledge base"),
     Command("retriever", "[INDEX|URL|off]", "give the agent search(query)"),
     Command("tools", "", "what the code may call", True),
     Command("vars", "", "what is defined in the sandbox"),
-    Command("undo", "", "take the last turn back, and the sandbox with it"),
+    Command("undo", "", "take the last turn back, the sandbox too"),
     Command("retry", "", "the last turn once more, as another sample"),
-    Command("right", "[ANSWER]", "the last answer is right, or this is: kept for grading and training"),
-    Command("save", "DIR", "write the conversation as a RUN: for inspect, grade and curate"),
+    Command("right", "[ANSWER]", "the last answer is right, or this one is"),
+    Command("save", "DIR", "write the conversation as a RUN"),
     Command("load", "RUN", "go on with a stored conversation"),
     Command("export", "FORMAT FILE", "messages, sharegpt, atif or hf"),
     Command("approve", "on|off", "ask before code runs", True),
@@ -41,10 +39,10 @@ COMMANDS = (
 )
 KEYS = (
     ("Enter", "send"),
-    ("Ctrl-J", "new line (Shift-Enter or Alt-Enter where the terminal tells them apart)"),
+    ("Ctrl-J", "new line (also Shift-Enter, Alt-Enter)"),
     ("Up, Down", "what was typed before"),
     ("Ctrl-R", "search what was typed before"),
-    ("Ctrl-C", "stop the turn that goes on; copy what is selected"),
+    ("Ctrl-C", "stop the turn; else copy what is selected"),
     ("Tab, Enter", "go to a card, open it; Escape comes back"),
     ("PageUp, PageDown", "scroll"),
     ("Ctrl-T", "light or dark"),
@@ -70,8 +68,8 @@ def read(line: str) -> tuple[Command, str]:
 def help_text() -> str:
     """All commands and keys, for 80 columns."""
     commands = [(f"/{command.name} {command.argument}".strip(), command.help) for command in COMMANDS]
-    rows = [f"  {name:<26}{text}" for name, text in commands]
-    keys = [f"  {name:<26}{text}" for name, text in KEYS]
+    rows = [f"  {name:<28}{text}" for name, text in commands]
+    keys = [f"  {name:<28}{text}" for name, text in KEYS]
     return "\n".join(
         [*rows, "", *keys, "", "  @FILE in a question puts a copy of that file into the sandbox."]
     )

@@ -109,7 +109,6 @@ class HistorySearch(ModalScreen[str | None]):
     HistorySearch { align: center bottom; }
     HistorySearch > Vertical { height: auto; max-height: 80%; border: round $primary; background: $surface; }
     HistorySearch OptionList { height: auto; max-height: 12; border: none; }
-    HistorySearch Input { border: none; height: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,ctrl+c,ctrl+r", "leave", "Leave", show=False, priority=True),
@@ -126,7 +125,7 @@ class HistorySearch(ModalScreen[str | None]):
         with Vertical():
             yield Static(Content("Search what you typed: words; Enter takes, Escape leaves"))
             yield OptionList()
-            yield Input(placeholder="words")
+            yield Input(placeholder="words", compact=True)
 
     def on_mount(self) -> None:
         self._list("")

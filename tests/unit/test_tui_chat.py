@@ -48,7 +48,7 @@ def test_every_command_is_in_the_help_and_has_its_code() -> None:
     text = help_text()
     for command in COMMANDS:
         assert f"/{command.name}" in text and hasattr(Commands, f"_{command.name}")
-    assert max(map(len, text.splitlines())) <= 110
+    assert max(map(len, text.splitlines())) <= 77
 
 
 # History
