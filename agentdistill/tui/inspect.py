@@ -31,7 +31,7 @@ from agentdistill.tui.inspect_page import FAINT, AttemptPane, AttemptScreen
 from agentdistill.tui.inspect_table import RowTable
 from agentdistill.visible import visible, visible_line
 
-_POLL = 0.2
+_POLL = 0.5
 """Seconds after which what has been read meanwhile is shown."""
 
 _OF_THE_TABLE = {"search", "filter", "sort", "reverse", "clear", "reload"}
@@ -57,6 +57,7 @@ class InspectApp(App[None]):
         Binding("d", "dark", "Light/dark"),
         Binding("q,ctrl+c", "quit", "Quit"),
     ]
+    TITLE = "agentdistill inspect"
     ENABLE_COMMAND_PALETTE = False
 
     def __init__(self, *indexes: RunIndex, view: View | None = None, tokenizer: Path | None = None) -> None:
@@ -70,6 +71,7 @@ class InspectApp(App[None]):
         self._tokenizer: Any = None
         self._stop = threading.Event()
         self._status = "reading"
+        self._counts: list[str] = []
         # A terminal that says that it is light is believed, unless a theme was asked for.
         if "TEXTUAL_THEME" not in os.environ and os.environ.get("COLORFGBG", "").rpartition(";")[2] in (
             "7",
@@ -119,6 +121,7 @@ class InspectApp(App[None]):
                 index.fill(progress, self._stop)
             if not self._stop.is_set():
                 self.listing.prepare()
+                self._count()
         except AgentDistillError as error:
             problem = str(error)
         if not self._stop.is_set():
@@ -144,7 +147,7 @@ class InspectApp(App[None]):
         found = (
             f"{self.table.total:,} of {total:,} {what}" if self.table.total != total else f"{total:,} {what}"
         )
-        parts = [found, *self._counts()]
+        parts = [found, *self._counts]
         if view.only != "all":
             parts.append(f"only {view.only}")
         if view.search:
@@ -157,13 +160,11 @@ class InspectApp(App[None]):
         status.update(Content(visible(said, 400)))
         status.display = bool(said)
 
-    def _counts(self) -> list[str]:
-        """How many of all rows each of the first filters lets through."""
+    def _count(self) -> None:
+        """How many of all rows some filters let through: counted once, not at every key."""
         names = ("right", "wrong", "ungraded") if isinstance(self.listing, Attempts) else ("lost", "gained")
-        if not self.filled.is_set() and self._status:
-            return []
         counts = {name: self.listing.matching(name) for name in names}
-        return [f"{count:,} {name}" for name, count in counts.items() if count]
+        self._counts = [f"{count:,} {name}" for name, count in counts.items() if count]
 
     # ------------------------------------------------------------------ what is listed
 

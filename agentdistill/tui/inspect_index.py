@@ -86,8 +86,15 @@ class RunIndex:
         """Read what is new: all of it at first, later what was appended. Raises RunDirectoryError."""
         self.problems = []
         try:
-            self._fill_scores()
-            self._fill_attempts(notify, stop)
+            scored = False
+            for done, of in self._read_attempts(stop):
+                if notify is not None:
+                    notify(done, of)
+                if not scored:  # the first rows need not wait for the verdicts on all
+                    self._read_scores()
+                    scored = True
+            if not scored:
+                self._read_scores()
         except OSError as error:
             raise RunDirectoryError(f"cannot read {self.run}: {error.strerror or error}") from error
 
@@ -110,7 +117,8 @@ class RunIndex:
             self._work.execute("COMMIT")
 
     def count(self) -> int:
-        return int(self.query("SELECT count(*) FROM attempts")[0][0])
+        """How many lines have been read: they are numbered without a gap."""
+        return int(self.query("SELECT max(n) FROM attempts")[0][0] or 0)
 
     def trajectory(self, n: int) -> Trajectory:
         """The attempt of line n (from 1), read from the file. Raises RunDirectoryError."""
@@ -144,7 +152,7 @@ class RunIndex:
 
     # ------------------------------------------------------------------ reading
 
-    def _fill_scores(self) -> None:
+    def _read_scores(self) -> None:
         signature = _signature(self.run / "scores.jsonl")
         if signature == self._about("scores"):
             return
@@ -166,7 +174,8 @@ class RunIndex:
         self._insert("scores", batch)
         self._note(scores=signature)
 
-    def _fill_attempts(self, notify: Notify | None, stop: threading.Event | None) -> None:
+    def _read_attempts(self, stop: threading.Event | None) -> Iterator[tuple[int, int]]:
+        """Reads what is new, in pieces: how many bytes have been read after each, and how many there are."""
         if not self.path.exists():
             self._forget()
             return
@@ -181,8 +190,7 @@ class RunIndex:
                 n += len(rows)
                 end = batch[-1][0] + len(batch[-1][1])
                 self._insert("attempts", rows)
-                if notify is not None:
-                    notify(end, os.fstat(file.fileno()).st_size)
+                yield end, os.fstat(file.fileno()).st_size
                 if stop is not None and stop.is_set():
                     break
             self._note(end=end, lines=n, edges=_edges(file, end), inode=_inode(file))

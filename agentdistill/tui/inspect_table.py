@@ -75,7 +75,7 @@ class RowTable(ScrollView, can_focus=True):
     @property
     def key(self) -> int | None:
         """The key of the row under the cursor."""
-        return self._keys[self.cursor] if self._keys else None
+        return self._keys[self.cursor] if self.cursor < len(self._keys) else None
 
     def show_rows(self, view: View, keys: Sequence[int]) -> None:
         """Show other rows; the cursor stays on its row as long as that is among them."""
@@ -84,10 +84,9 @@ class RowTable(ScrollView, can_focus=True):
         self._keys = keys
         self._rows = {}
         self.virtual_size = Size(self.size.width, len(keys) + 1)
-        if before is None or self.key != before:
-            # Looked for among the first ones only where the order is new: it may be anywhere.
-            at = keys.index(before) if before in keys else (self.cursor if same_view else 0)
-            self.cursor = at
+        stays = self.cursor if same_view else 0
+        self.cursor = keys.index(before) if before is not None and before in keys else stays
+        # Rows may have gone without the cursor having moved: it must be on one of them.
         self.cursor = self.validate_cursor(self.cursor)
         self._follow()
         self.refresh()

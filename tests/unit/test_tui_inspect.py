@@ -120,6 +120,12 @@ def test_the_cursor_stays_on_its_row(run: Path) -> None:
         assert app.table.key == 2 and app.table.cursor == 0
         await press(pilot, "escape")
         assert app.table.key == 2 and app.table.cursor == 1
+        await press(pilot, "end", "f")
+        assert app.table.key == 2 and app.table.cursor == 0
+        await press(pilot, "slash", *"nowhere", "enter")
+        assert app.table.key is None
+        await press(pilot, "escape")
+        assert app.table.key == 1
 
     play(scene, run)
 

@@ -1,12 +1,11 @@
 """How long `agentdistill inspect` takes to open a big RUN, and how much memory.
 
-    python benchmarks/inspect.py [--attempts 100000]
+    python benchmarks/inspect_run.py [--attempts 100000]
 
-A RUN is made of the attempts of a small one (five kinds of length, about 5 KB a line on average), graded.
-Each figure is of a process of its own: the index made from nothing, with the kept index, after 1,000 more
-attempts, and the time from start to the first rows on the screen and to the whole table, in Textual without a
-terminal (`--headless`: its own driver; a real terminal adds its drawing). Cold means no kept index; the file
-itself was just written and is in the page cache, a disk adds the time to read it.
+A RUN of made-up attempts is written, about 6 KB a line and graded. Each figure is of a process of its own,
+from its start: the index alone, made from nothing, taken as it was kept, and after 1,000 more attempts; then the
+screen of 120 by 40 cells, to the first rows and to all of them, in Textual without a terminal (which would
+add its drawing), and three keys. The file is in the page cache: a disk adds the time to read it.
 """
 
 from __future__ import annotations
@@ -119,7 +118,7 @@ def measured(program: str, run: Path, cache: Path) -> dict[str, float]:
     """Figures of the program in a process of its own; `started` is when the process was."""
     head = f"import sys, time, json, resource\nstarted = {time.perf_counter()!r}\ndone = {{}}\n"
     tail = "\ndone['peak MB'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024"
-    tail += "\nprint(json.dumps(done))"
+    tail += "\ndone['CPU s'] = time.process_time()\nprint(json.dumps(done))"
     environment = {**os.environ, "AGENTDISTILL_CACHE": str(cache)}
     line = [sys.executable, "-c", head + program + tail, str(run)]
     said = subprocess.run(line, env=environment, capture_output=True, text=True, check=True).stdout
