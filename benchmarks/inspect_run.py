@@ -4,8 +4,8 @@
 
 A RUN of made-up attempts is written, about 6 KB a line and graded. Each figure is of a process of its own,
 from its start: the index alone, made from nothing, taken as it was kept, and after 1,000 more attempts; then
-the screen of 120 by 40 cells, to the first rows and to all of them, in Textual without a terminal (which would
-add its drawing), and three keys. The file is in the page cache: a disk adds the time to read it.
+the screen of 120 by 40 cells, to the first rows and to all of them, in Textual without a terminal
+(which would add its drawing), and three keys. The file is in the page cache: a disk adds the time to read it.
 """
 
 from __future__ import annotations
