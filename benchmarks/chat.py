@@ -114,6 +114,8 @@ def main() -> None:
         terminal.seconds_until("thinking")
         time.sleep(15)  # the prompt is read
         streaming = terminal.keys(given.keys)
+        terminal.type("")
+        terminal.seconds_until("thinking", limit=3)  # or it was over before, and these are no such keys
         terminal.end()
     print(
         json.dumps(

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+from rich.text import Text
 from textual import events, on
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -399,9 +400,10 @@ class ChatApp(App[None]):
         self._approvals = []
 
     def on_print(self, event: events.Print) -> None:
-        """What a library wrote to stdout or stderr."""
-        if event.text.strip():
-            self.notice(visible_line(event.text, 300))
+        """What a warning or a library wrote to stdout or stderr, without its colours."""
+        text = Text.from_ansi(event.text).plain
+        if text.strip():
+            self._trouble(text)
 
     def end(self) -> None:
         """After the screen is gone: close what is open, in the thread that uses it."""

@@ -531,6 +531,14 @@ def test_a_file_in_a_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     play(make_app([action("final_answer(sum(map(int, open('numbers.txt').read().split())))")]), scene)
 
 
+def test_what_is_printed_is_a_line_without_colours() -> None:
+    async def scene(pilot: Pilot[Any], app: ChatApp) -> None:
+        app.post_message(events.Print("\x1b[1;31mwarning\x1b[0m: not isolated\n", stderr=True))
+        await until(pilot, lambda: " warning: not isolated" in screen(app))
+
+    play(make_app([""]), scene)
+
+
 def test_a_wrong_command_gives_the_line_back() -> None:
     async def scene(pilot: Pilot[Any], app: ChatApp) -> None:
         await command(pilot, app, "/undoo", "there is no command /undoo (/undo?)")
