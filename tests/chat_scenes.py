@@ -135,7 +135,8 @@ def votes() -> ChatApp:
         action("final_answer(23 * 17 - 40 / 0)", "Divide."),
     ]
     model = ScriptedModel(replies, model_id="qwen2.5-coder-1.5b", pause=0.02)
-    return make_app(model, replace(SETTINGS, candidates=5))
+    one_by_one = Limits(seconds=20, cores=1)  # so that the same ones are cancelled each time
+    return make_app(model, replace(SETTINGS, candidates=5, limits=one_by_one))
 
 
 async def show_idle(pilot: Pilot[Any]) -> None:
