@@ -198,7 +198,10 @@ def _serve(replies: TextIO) -> None:
     print(json.dumps({"ready": os.getpid()}), file=replies, flush=True)
     # Unbuffered: a fork must not take more than its job out of the pipe.
     for line in os.fdopen(os.dup(0), "rb", buffering=0):
-        job = json.loads(line)
+        try:
+            job = json.loads(line)
+        except ValueError:
+            continue  # the rest of a job that a fork was reading when it was killed
         _limit_job(job["seconds"])
         try:
             correct, method, detail = compare(job["answer"], job["gold"])

@@ -301,6 +301,17 @@ def test_a_worker_that_dies_is_a_verdict_and_replaced(who: str) -> None:
         assert judge.grade("x+x", task("2x"))[0]
 
 
+def test_a_fork_killed_while_it_reads_costs_the_next_answer_nothing() -> None:
+    with Grader(seconds=30.0) as judge:
+        assert judge.grade("x+x", task("2x"))[0]
+        worker = judge._slots.get()
+        assert worker is not None
+        assert worker._process.stdin is not None
+        worker._process.stdin.write(b'"job": 1, "answer": "x", "gold": "y", "seconds": 5}\n')
+        judge._slots.put(worker)
+        assert judge.grade("x+x", task("2x"))[0]
+
+
 def test_a_killed_comparison_costs_no_new_start() -> None:
     with Grader(seconds=0.5) as judge:
         judge.grade("x", task("y"))
