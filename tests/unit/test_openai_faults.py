@@ -216,7 +216,8 @@ def test_calls_in_flight_grow_while_the_endpoint_answers(server: Endpoint, opene
     assert model.in_flight_limit == 16
     with ThreadPoolExecutor(64) as pool:
         list(pool.map(lambda _: model.sample(ASK), range(200)))
-    assert model.in_flight_limit == 48 == server.most_in_flight
+    assert model.in_flight_limit == 48
+    assert 16 < server.most_in_flight <= 48  # on a busy machine not all 48 threads meet
 
 
 # Contexts
