@@ -179,8 +179,8 @@ def _answer_one(
 ) -> None:
     from agentdistill.cli.console import err, print_json
     from agentdistill.stages.chat.events import Noticed, StepTaken, TurnFailed
-    from agentdistill.tui.visible import visible, visible_line
     from agentdistill.types import to_json
+    from agentdistill.visible import visible, visible_line
 
     def say(text: str) -> None:
         err.print(text, markup=False, soft_wrap=True)

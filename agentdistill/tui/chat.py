@@ -35,8 +35,8 @@ from agentdistill.tui.chat_parts import Parts
 from agentdistill.tui.chat_run import Commands, short
 from agentdistill.tui.chat_status import Figures, Status
 from agentdistill.tui.chat_step import TurnView, recorded, replay
-from agentdistill.tui.visible import visible, visible_line
 from agentdistill.types import Trajectory
+from agentdistill.visible import visible, visible_line
 
 if TYPE_CHECKING:  # it takes seconds to import, which the other thread does
     from agentdistill.stages.chat.conversation import Conversation

@@ -19,7 +19,7 @@ from textual.widgets import Input, OptionList, Static, TextArea
 from textual.widgets.option_list import Option
 
 from agentdistill.tui.chat_history import History
-from agentdistill.tui.visible import visible, visible_line
+from agentdistill.visible import visible, visible_line
 
 LONGEST_PASTE = 100_000
 """Characters: far beyond what a context holds."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from agentdistill.errors import UsageError
 from agentdistill.tui.chat_commands import help_text, read
-from agentdistill.tui.visible import visible_line
+from agentdistill.visible import visible_line
 
 if TYPE_CHECKING:
     from agentdistill.stages.chat.conversation import Conversation

@@ -17,8 +17,8 @@ from textual.widget import Widget
 from textual.widgets import Collapsible, Static
 
 from agentdistill.stages.chat.events import EntriesRecalled, PassagesFound
-from agentdistill.tui.visible import visible, visible_line
 from agentdistill.types import Candidate, Step, StopReason, Trajectory
+from agentdistill.visible import visible, visible_line
 
 FOLD_LINES, FOLD_CHARACTERS = 10, 1_200
 """An observation with more is folded."""
