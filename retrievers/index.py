@@ -96,6 +96,14 @@ class Index:
             "encoder": entries.encoder,
             "reranker": reranker.name if reranker else None,
             "fingerprint": entries.fingerprint,
+            # What orders the results and is no part of the content: a change of it shapes an attempt too.
+            "ranking": {
+                "k1": sparse.K1,
+                "b": sparse.B,
+                "title_weight": sparse.TITLE_WEIGHT,
+                "rrf_constant": hybrid.CONSTANT,
+                "depth": hybrid.DEPTH,
+            },
             "made_with": entries.made_with,
         }
 

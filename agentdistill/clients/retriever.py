@@ -90,7 +90,11 @@ class HttpRetriever:
         return found
 
     def fingerprint(self) -> dict[str, Json]:
-        return {"index": self.info["fingerprint"], "mode": self.info["modes"][-1]}
+        return {
+            "index": self.info["fingerprint"],
+            "mode": self.info["modes"][-1],
+            "ranking": self.info.get("ranking"),  # a service of an older release does not tell
+        }
 
     def close(self) -> None:
         """Hang up. A shared service ends when its last user has done so."""
