@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agentdistill.models.spec import open_model
     from agentdistill.prompts import load_prompts
+    from agentdistill.runs import read_scores, read_trajectories
     from agentdistill.stages.attempt import AttemptSettings
     from agentdistill.stages.compare import compare
     from agentdistill.stages.curate import curate
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
     from agentdistill.stages.export import export
     from agentdistill.stages.generate import generate
     from agentdistill.stages.grade import grade
+    from agentdistill.stages.recorded import unpack_run
     from agentdistill.stages.spending import Budget, Price
     from agentdistill.stages.train import train
     from agentdistill.tasks.families import make_tasks
     from agentdistill.tasks.load import load_tasks
+    from agentdistill.training.settings import SftConfig
+    from agentdistill.types import Sampling
 
 __version__ = "0.1.0"
 
@@ -31,6 +35,8 @@ __all__ = [
     "AttemptSettings",
     "Budget",
     "Price",
+    "Sampling",
+    "SftConfig",
     "compare",
     "curate",
     "evaluate",
@@ -41,13 +47,18 @@ __all__ = [
     "load_tasks",
     "make_tasks",
     "open_model",
+    "read_scores",
+    "read_trajectories",
     "train",
+    "unpack_run",
 ]
 
 _HOMES = {
     "AttemptSettings": "stages.attempt",
     "Budget": "stages.spending",
     "Price": "stages.spending",
+    "Sampling": "types",
+    "SftConfig": "training.settings",
     "compare": "stages.compare",
     "curate": "stages.curate",
     "evaluate": "stages.evaluate",
@@ -58,7 +69,10 @@ _HOMES = {
     "load_tasks": "tasks.load",
     "make_tasks": "tasks.families",
     "open_model": "models.spec",
+    "read_scores": "runs",
+    "read_trajectories": "runs",
     "train": "stages.train",
+    "unpack_run": "stages.recorded",
 }
 
 

@@ -13,13 +13,11 @@ OUT/student-live, OUT/student   checkpoints               OUT/eval-*   RUNs     
 from __future__ import annotations
 
 import json
-import lzma
 import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +35,7 @@ from agentdistill.stages.evaluate import evaluate
 from agentdistill.stages.generate import generate
 from agentdistill.stages.grade import grade
 from agentdistill.stages.progress import Progress, Silent, fetching
+from agentdistill.stages.recorded import unpack_run
 from agentdistill.stages.train import train
 from agentdistill.tasks.families import make_tasks
 from agentdistill.tasks.load import load_tasks, write_tasks
@@ -99,7 +98,7 @@ def quickstart(
         )
     with clock.stage("grade and curate"):
         graded = grade(out / "teacher", progress=progress)
-        recorded = grade(_unpack_recorded(out / "recorded"), progress=progress)
+        recorded = grade(unpack_run(out / "recorded"), progress=progress)
         prompts = load_prompts("student")
         curate([out / "teacher"], out / "data-live", prompts)
         data = curate([out / "teacher", out / "recorded"], out / "data", prompts)
@@ -193,13 +192,3 @@ def _model(spec: str, slots: int) -> Iterator[BaseModel]:
         yield model
     finally:
         model.close()
-
-
-def _unpack_recorded(folder: Path) -> Path:
-    """Write the RUN that ships with the package: real teacher attempts, for training only."""
-    shipped = resources.files("agentdistill").joinpath("recorded")
-    folder.mkdir(exist_ok=True)
-    write_atomic(folder / "run.json", shipped.joinpath("run.json").read_text(encoding="utf-8"))
-    packed = shipped.joinpath("trajectories.jsonl.xz").read_bytes()
-    write_atomic(folder / "trajectories.jsonl", lzma.decompress(packed).decode("utf-8"))
-    return folder
