@@ -31,8 +31,8 @@ class Config(BaseModel):
 
 
 class AttemptConfig(Config):
-    """What generate and eval share. Temperature and top_p not given: greedy, or with candidates the values of
-    agent/self_consistency.py."""
+    """What generate, eval and chat share. Temperature and top_p not given: greedy, or with candidates the
+    values of agent/self_consistency.py."""
 
     model: str
     limit: int | None = Field(default=None, ge=1)
@@ -58,22 +58,26 @@ class AttemptConfig(Config):
     skip_bad_rows: bool = False
 
 
-class GenerateConfig(AttemptConfig):
-    """`agentdistill generate`."""
+class BatchConfig(AttemptConfig):
+    """What generate and eval share, and chat has no use for."""
 
     samples: int = Field(default=1, ge=1)
-    first_thought: str = "auto"
     budget: float | None = Field(default=None, ge=0)
     budget_tokens: int | None = Field(default=None, ge=0)
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
 
 
-class EvalConfig(AttemptConfig):
+class GenerateConfig(BatchConfig):
+    """`agentdistill generate`."""
+
+    first_thought: str = "auto"
+
+
+class EvalConfig(BatchConfig):
     """`agentdistill eval`."""
 
     mode: Literal["agent", "cot", "cot-rag"] = "agent"
-    samples: int = Field(default=1, ge=1)
-    budget: float | None = Field(default=None, ge=0)
-    budget_tokens: int | None = Field(default=None, ge=0)
     grader: str | None = None
 
 

@@ -7,10 +7,12 @@
     │   ├── EntryFileError            a knowledge entry: malformed, twice there, no provenance (file and line)
     │   ├── UnknownModelError         a model SPEC or catalog name nobody knows
     │   └── RunMismatchError          a RUN that was made with another configuration (names the field)
+    ├── ClusterError                  no Ray, no cluster, no node that can work: exit code 1
     └── InfrastructureError           the world failed, not the call: exit code 1
         ├── ModelError                an engine or endpoint cannot answer
         │   ├── ModelBusyError        an endpoint turned a call away for now (429, 503)
         │   └── ContextOverflowError  a conversation does not fit into the model's context
+        ├── NodeLostError             a node of a cluster is gone, and the attempts it was making with it
         ├── DownloadError             a catalog file cannot be had, or its checksum is wrong
         ├── SandboxError              a jail cannot start, or was lost between two steps
         ├── RetrieverError            a search service cannot start, or does not answer
@@ -63,6 +65,10 @@ class RunMismatchError(UsageError):
     """A RUN directory was made with another value of a field that shapes attempts."""
 
 
+class ClusterError(AgentDistillError):
+    """There is no cluster to work on, or no node of it is left: trying an attempt again is of no use."""
+
+
 class InfrastructureError(AgentDistillError):
     """Something outside the call and the model's answer is broken."""
 
@@ -81,6 +87,10 @@ class ModelBusyError(ModelError):
 
 class ContextOverflowError(ModelError):
     """A prompt and the tokens asked for do not fit into the model's context: no retry helps."""
+
+
+class NodeLostError(InfrastructureError):
+    """A node of a cluster is gone, and the attempts it was making with it."""
 
 
 class DownloadError(InfrastructureError):

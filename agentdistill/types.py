@@ -221,6 +221,11 @@ class FirstThought:
     cot_correct: bool | None = None
     prefill: str = ""
 
+    @classmethod
+    def from_json(cls, row: Mapping[str, Json]) -> FirstThought:
+        """Raises TypeError or ValueError on a row of another shape."""
+        return cls(**{**row, "status": ThoughtStatus(row.get("status", ThoughtStatus.OFF))})
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -282,10 +287,7 @@ class Trajectory:
         row["messages"] = tuple(row["messages"])
         row["steps"] = tuple(_step(step) for step in row["steps"])
         row["stop_reason"] = StopReason(row["stop_reason"])
-        thought = dict(row.get("first_thought") or {})
-        if "status" in thought:
-            thought["status"] = ThoughtStatus(thought["status"])
-        row["first_thought"] = FirstThought(**thought)
+        row["first_thought"] = FirstThought.from_json(row.get("first_thought") or {})
         row["usage"] = Usage(**(row.get("usage") or {}))
         knowledge = dict(row.get("knowledge") or {})
         row["knowledge"] = KnowledgeUse(**{**knowledge, "entries": tuple(knowledge.get("entries", ()))})

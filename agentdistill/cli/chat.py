@@ -26,7 +26,20 @@ EMBEDDED = ("qwen2.5-coder-1.5b", "smollm2-135m")
 """What to start on where no model is given: the first that is here; if none is, the first is fetched."""
 
 
-@functools.partial(o.with_attempt_options, without=("limit", "concurrency", "skip_bad_rows", "temperature"))
+BATCH = (
+    "limit",
+    "concurrency",
+    "skip_bad_rows",
+    "samples",
+    "budget",
+    "budget_tokens",
+    "engine",
+    "ray_address",
+)
+"""Options of generate and eval that a conversation has no use for."""
+
+
+@functools.partial(o.with_attempt_options, without=(*BATCH, "temperature"))
 def chat(
     out: Annotated[
         Path | None,
@@ -132,7 +145,7 @@ def _parts(settings: ChatConfig, config: Path | None) -> Parts:
 
     def open_model(spec: str) -> tuple[BaseModel, Price | None]:
         model = o.open_for(settings.model_copy(update={"model": spec}))
-        return model, o.price_of(model, config)
+        return model, o.price_of(model.model_id, config)
 
     def retriever(spec: str) -> Retriever:
         from agentdistill.clients.retriever import open_retriever
@@ -168,7 +181,9 @@ def _open(settings: ChatConfig, listener: Listener, out: Path | None, config: Pa
     model = o.open_for(settings)
     asked = {"model": settings.model, "retriever": settings.retriever, "kb": settings.kb}
     try:
-        return Conversation(model, attempt, listener, out=out, price=o.price_of(model, config), asked=asked)
+        return Conversation(
+            model, attempt, listener, out=out, price=o.price_of(model.model_id, config), asked=asked
+        )
     except BaseException:
         model.close()
         raise

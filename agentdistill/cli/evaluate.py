@@ -27,17 +27,6 @@ def evaluate(
             "the question. \\[default: agent]"
         ),
     ] = None,
-    samples: Annotated[
-        int | None, typer.Option(help="Attempts a task; more than one need a --temperature. \\[default: 1]")
-    ] = None,
-    budget: Annotated[
-        float | None,
-        typer.Option(help="USD the whole RUN may cost; needs a price in --config.", show_default=False),
-    ] = None,
-    budget_tokens: Annotated[
-        int | None,
-        typer.Option(help="Tokens the whole RUN may take, read and written.", show_default=False),
-    ] = None,
     grader: o.GraderFile = None,
     config: o.ConfigFile = None,
     as_json: o.AsJson = False,
@@ -51,34 +40,30 @@ def evaluate(
     Example: agentdistill eval math500@level=1-2 -o runs/student --model checkpoints/student
     """
     from agentdistill.cli.console import Bars
+    from agentdistill.cli.engines import open_engine
     from agentdistill.cli.grade import show
     from agentdistill.config import EvalConfig, load
-    from agentdistill.stages.evaluate import evaluate as run
+    from agentdistill.stages.generate import store_attempts
+    from agentdistill.stages.grade import grade
     from agentdistill.stages.spending import Budget
 
-    own: dict[str, Any] = {"mode": mode, "samples": samples, "grader": grader}
-    own |= {"budget": budget, "budget_tokens": budget_tokens}
-    settings = load(EvalConfig, "eval", config, o.given(flags) | own)
+    settings = load(EvalConfig, "eval", config, {**o.given(flags), "mode": mode, "grader": grader})
     judging = o.load_grader(settings.grader) if settings.grader else None
     loaded, asked = o.tasks_of(tasks, settings)
-    attempt = _attempt(settings)
-    student = o.open_for(settings)
-    try:
-        summary = run(
+    progress = Bars()
+    with open_engine(settings, _attempt, {}, progress) as engine:
+        store_attempts(
             loaded.tasks,
             out,
-            student,
-            attempt,
+            engine,
             samples=settings.samples,
-            concurrency=settings.concurrency,
-            price=o.price_of(student, config),
+            price=o.price_of(engine.model_id, config),
             budget=Budget(settings.budget, settings.budget_tokens),
-            grader=judging,
-            asked={**asked, "budget": settings.budget, "budget_tokens": settings.budget_tokens},
-            progress=Bars(),
+            asked=asked,
+            progress=progress,
+            stage="eval",
         )
-    finally:
-        student.close()
+    summary = grade(out, grader=judging, sandbox=settings.sandbox, progress=progress)
     show(summary, as_json)
     if summary.failed:
         raise typer.Exit(1)

@@ -10,6 +10,8 @@ import typer
 from agentdistill.cli import options as o
 
 if TYPE_CHECKING:
+    from agentdistill.config import GenerateConfig
+    from agentdistill.stages.attempt import AttemptSettings
     from agentdistill.stages.pool import PoolResult
     from agentdistill.types import Usage
 
@@ -21,17 +23,6 @@ def generate(
     first_thought: Annotated[
         str | None,
         typer.Option(help="auto, paragraph, content, correct-only, off, or a JSONL FILE. \\[default: auto]"),
-    ] = None,
-    samples: Annotated[
-        int | None, typer.Option(help="Attempts a task; more than one need a --temperature. \\[default: 1]")
-    ] = None,
-    budget: Annotated[
-        float | None,
-        typer.Option(help="USD the whole RUN may cost; needs a price in --config.", show_default=False),
-    ] = None,
-    budget_tokens: Annotated[
-        int | None,
-        typer.Option(help="Tokens the whole RUN may take, read and written.", show_default=False),
     ] = None,
     config: o.ConfigFile = None,
     as_json: o.AsJson = False,
@@ -47,41 +38,40 @@ def generate(
     from dataclasses import asdict
 
     from agentdistill.cli.console import Bars, err, print_json
+    from agentdistill.cli.engines import open_engine
     from agentdistill.config import GenerateConfig, load
-    from agentdistill.stages.generate import generate as run
+    from agentdistill.stages.generate import store_attempts
     from agentdistill.stages.spending import Budget
-    from agentdistill.stages.thoughts import FIRST_THOUGHTS, load_thoughts
+    from agentdistill.stages.thoughts import drawn_before
 
-    own: dict[str, Any] = {"first_thought": first_thought, "samples": samples}
-    own |= {"budget": budget, "budget_tokens": budget_tokens}
-    settings = load(GenerateConfig, "generate", config, o.given(flags) | own)
+    settings = load(GenerateConfig, "generate", config, {**o.given(flags), "first_thought": first_thought})
     loaded, asked = o.tasks_of(tasks, settings)
-    rule = settings.first_thought
-    given = {} if rule in FIRST_THOUGHTS else load_thoughts(Path(rule))
-    attempt = o.attempt_settings(
-        settings, "teacher", first_thought="off" if given else rule, given_thoughts=given
-    )
-    teacher = o.open_for(settings)
-    try:
-        result = run(
+    drawn = drawn_before(out, loaded.tasks) if settings.samples > 1 else {}
+    progress = Bars()
+    with open_engine(settings, _settings, drawn, progress) as engine:
+        result = store_attempts(
             loaded.tasks,
             out,
-            teacher,
-            attempt,
+            engine,
             samples=settings.samples,
-            concurrency=settings.concurrency,
-            price=o.price_of(teacher, config),
+            price=o.price_of(engine.model_id, config),
             budget=Budget(settings.budget, settings.budget_tokens),
-            asked={**asked, "budget": settings.budget, "budget_tokens": settings.budget_tokens},
-            progress=Bars(),
+            asked=asked,
+            progress=progress,
         )
-    finally:
-        teacher.close()
     if as_json:
         print_json({"run": str(out), **asdict(result)})
     err.print(closing_words(result, out), markup=False, soft_wrap=True)
     if result.parked:
         raise typer.Exit(1)
+
+
+def _settings(config: GenerateConfig) -> AttemptSettings:
+    from agentdistill.stages.thoughts import FIRST_THOUGHTS, load_thoughts
+
+    rule = config.first_thought
+    given = {} if rule in FIRST_THOUGHTS else load_thoughts(Path(rule))
+    return o.attempt_settings(config, "teacher", first_thought="off" if given else rule, given_thoughts=given)
 
 
 def closing_words(result: PoolResult, out: Path) -> str:

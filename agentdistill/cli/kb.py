@@ -81,7 +81,7 @@ def build(
             prompt=wording,
             limit=limit,
             concurrency=concurrency,
-            price=o.price_of(teacher, config),
+            price=o.price_of(teacher.model_id, config),
             budget=Budget(budget, budget_tokens),
             progress=Bars(),
         )

@@ -13,7 +13,7 @@ from agentdistill.errors import UsageError
 
 if TYPE_CHECKING:
     from agentdistill.agent.knowledge import Knowledge
-    from agentdistill.config import AttemptConfig
+    from agentdistill.config import AttemptConfig, BatchConfig
     from agentdistill.grading.own import OwnGrader
     from agentdistill.knowledge.encoder import Encoder
     from agentdistill.knowledge.recall import Searcher
@@ -125,6 +125,31 @@ def _attempt_options(
         typer.Option("--kb-lexical", help="Find entries by words only, without a sentence encoder."),
     ] = None,
     skip_bad_rows: SkipBadRows = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Attempts a task; more than one need a --temperature. \\[default: 1]")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="USD the whole RUN may cost; needs a price in --config.", show_default=False),
+    ] = None,
+    budget_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens the whole RUN may take, read and written.", show_default=False),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="local, or ray: an actor on each node of a Ray cluster; --concurrency and --threads are "
+            "then a node's. \\[default: local]"
+        ),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="HOST:PORT of the cluster's head, auto, or local: this machine as one. \\[default: "
+            "RAY_ADDRESS]"
+        ),
+    ] = None,
 ) -> None:
     """What every command that makes attempts takes; its names are fields of AttemptConfig."""
 
@@ -147,7 +172,7 @@ def given(flags: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
 
 
-def tasks_of(source: str, config: AttemptConfig) -> tuple[TaskSet, dict[str, Json]]:
+def tasks_of(source: str, config: BatchConfig) -> tuple[TaskSet, dict[str, Json]]:
     """The tasks, and what run.json is told of them and of the model. Says which rows are left out."""
     from agentdistill.cli.console import err
     from agentdistill.tasks.load import load_tasks
@@ -162,15 +187,17 @@ def tasks_of(source: str, config: AttemptConfig) -> tuple[TaskSet, dict[str, Jso
         "model": config.model,
         "retriever": config.retriever,
         "kb": config.kb,
+        "budget": config.budget,
+        "budget_tokens": config.budget_tokens,
     }
 
 
-def price_of(model: BaseModel, file: Path | None) -> Price | None:
+def price_of(model_id: str, file: Path | None) -> Price | None:
     """What the config file says a model's tokens cost, or None."""
     from agentdistill.config import load_price
     from agentdistill.stages.spending import Price
 
-    found = load_price(model.model_id, file)
+    found = load_price(model_id, file)
     return Price(found.input, found.output) if found else None
 
 

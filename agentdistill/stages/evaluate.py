@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from agentdistill.grading import AnswerGrader
 from agentdistill.models.base import BaseModel
-from agentdistill.stages.attempt import AttemptSettings
 from agentdistill.stages.baseline import ChainOfThought
-from agentdistill.stages.generate import generate, think
+from agentdistill.stages.engine import Settings
+from agentdistill.stages.generate import generate
 from agentdistill.stages.grade import GradeSummary, grade
 from agentdistill.stages.progress import Progress
 from agentdistill.stages.spending import Budget, Price
@@ -21,39 +21,28 @@ def evaluate(
     tasks: Sequence[Task],
     out: Path,
     model: BaseModel,
-    settings: AttemptSettings | ChainOfThought,
+    settings: Settings,
     *,
     samples: int = 1,
     concurrency: int = 4,
     price: Price | None = None,
     budget: Budget | None = None,
     grader: AnswerGrader | None = None,
-    asked: dict[str, Json] | None = None,
+    asked: Mapping[str, Json] | None = None,
     progress: Progress | None = None,
     stage: str = "eval",
 ) -> GradeSummary:
     """`samples` attempts at every task by `model`, graded: as an agent, or by chains of thought, as the
     settings say. The student never gets a first thought. Raises what `generate` and `grade` raise."""
-    if isinstance(settings, ChainOfThought):
-        think(
-            tasks,
-            out,
-            model,
-            settings,
-            samples=samples,
-            concurrency=concurrency,
-            price=price,
-            budget=budget,
-            asked=asked,
-            progress=progress,
-            stage=stage,
-        )
-        return grade(out, grader=grader, progress=progress)
+    sandbox = "auto"
+    if not isinstance(settings, ChainOfThought):
+        settings = replace(settings, first_thought="off", given_thoughts={})
+        sandbox = settings.sandbox
     generate(
         tasks,
         out,
         model,
-        replace(settings, first_thought="off", given_thoughts={}),
+        settings,
         samples=samples,
         concurrency=concurrency,
         price=price,
@@ -62,4 +51,4 @@ def evaluate(
         progress=progress,
         stage=stage,
     )
-    return grade(out, grader=grader, sandbox=settings.sandbox, progress=progress)
+    return grade(out, grader=grader, sandbox=sandbox, progress=progress)

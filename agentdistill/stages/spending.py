@@ -59,6 +59,13 @@ class Meter:
                 self._tokens_in += completion.tokens_in or 0
                 self._tokens_out += completion.tokens_out or 0
 
+    def charge(self, tokens_in: int, tokens_out: int, *, uncounted: bool) -> None:
+        """What another process has counted for this attempt."""
+        with self._lock:
+            self._tokens_in += tokens_in
+            self._tokens_out += tokens_out
+            self.uncounted |= uncounted
+
     def usage(self) -> Usage:
         """Tokens, wall seconds and USD until now."""
         with self._lock:

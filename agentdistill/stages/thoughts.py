@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from agentdistill.errors import ContextOverflowError, UsageError
 from agentdistill.grading import Grader
 from agentdistill.grading.extract import final_answer
 from agentdistill.models.base import BaseModel
+from agentdistill.runs import read_trajectories
 from agentdistill.types import FirstThought, Task, ThoughtStatus
 
 if TYPE_CHECKING:
@@ -64,6 +66,10 @@ class FirstThoughts:
                 self._known[task.id] = self._drawn(task, model)
             return self._known[task.id]
 
+    def learn(self, task: Task, thought: FirstThought) -> None:
+        """This is the task's first thought, unless it has one: it was drawn elsewhere."""
+        self._known.setdefault(task.id, thought)
+
     def _drawn(self, task: Task, model: BaseModel) -> FirstThought:
         settings = self._settings
         rule = "content" if settings.first_thought == "auto" else settings.first_thought
@@ -78,6 +84,18 @@ class FirstThoughts:
         if rule == "correct-only" and not correct:
             status, text = ThoughtStatus.WRONG, ""
         return FirstThought(status=status, text=text, rule=rule, cot=cot, cot_correct=correct)
+
+
+def drawn_before(out: Path, tasks: Sequence[Task]) -> dict[str, FirstThought]:
+    """The first thoughts of these tasks that attempts stored in `out` hold."""
+    if not (out / "run.json").exists():
+        return {}
+    questions = {task.id: task.question for task in tasks}
+    return {
+        stored.task.id: replace(stored.first_thought, prefill="")
+        for stored in read_trajectories(out)
+        if questions.get(stored.task.id) == stored.task.question
+    }
 
 
 def load_thoughts(file: Path) -> dict[str, str]:
