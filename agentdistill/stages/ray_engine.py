@@ -302,7 +302,9 @@ class Cluster:
 
 
 def _told(error: AgentDistillError) -> dict[str, Json]:
-    told: dict[str, Json] = {"type": type(error).__name__, "message": error.message, "remedy": error.remedy}
+    """An error as JSON; one of a module's own is told as the class of `errors` that it belongs to."""
+    kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+    told: dict[str, Json] = {"type": kind, "message": error.message, "remedy": error.remedy}
     return told | ({"retry_after": error.retry_after} if isinstance(error, ModelBusyError) else {})
 
 
