@@ -4,7 +4,8 @@
 
 Entries are generated: words drawn by a Zipf law from a vocabulary of 20,000, ten families, three bullets. By
 default vectors are random and the encoder is one that draws them (it costs nothing, so that what is timed is
-the retrieval beyond the embedding); with --hybrid the catalog's encoder embeds all entries. Not guaranteed:
+the retrieval beyond the embedding); with --hybrid the catalog's encoder embeds all entries, and `kb search
+--hybrid` is timed too: once alone, once after `agentdistill services up --index INDEX`. Not guaranteed:
 that another machine gives the same milliseconds.
 """
 
@@ -25,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from agentdistill import catalog
+from agentdistill.clients.served_encoder import encoder_up_here
 from agentdistill.knowledge.encoder import ENCODER, Encoder, Vectors
 from agentdistill.knowledge.entry import Entry, FromPerson, question_hash, write_entry
 from agentdistill.knowledge.folder import EntryFolder
@@ -124,6 +126,13 @@ def main() -> None:
         command = [sys.executable, "-m", "agentdistill", "kb", "search", place, tasks[0].question]
         runs = [seconds(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(5)]
         found["kb search, lexical, whole process, median s"] = statistics.median(runs)
+        if asked.hybrid:  # whether a retriever is up decides what this costs: `served` says so
+            found["served"] = encoder_up_here(encoder.name) is not None
+            command.append("--hybrid")
+            runs = [
+                seconds(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(5)
+            ]
+            found["kb search, hybrid, whole process, median s"] = statistics.median(runs)
     print(json.dumps({name: round(value, 4) for name, value in found.items()}, indent=2))
 
 

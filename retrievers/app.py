@@ -6,6 +6,7 @@
     POST /retrieve   Search-R1's: {"queries": [TEXT, ...], "topk": 3, "return_scores": false}
                      -> {"result": [[{"id", "contents"}, ...], ...]}, or with return_scores
                         {"result": [[{"document": {"id", "contents"}, "score": ...}, ...], ...]}
+    POST /embed      {"texts": [TEXT, ...]} -> {"encoder": SHA-256, "vectors": [[...], ...]}, each of length 1
     GET  /health     what is served; no token
     GET  /metrics    Prometheus text; with the token
     GET  /openapi.json
@@ -26,7 +27,8 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from starlette.applications import Starlette
@@ -38,7 +40,7 @@ from starlette.routing import Route
 from retrievers import openapi
 from retrievers.batches import Searcher
 from retrievers.index import MAX_K, MAX_QUERY, Hit, Index
-from retrievers.openapi import DEFAULT_K, DEFAULT_TOPK, MAX_BODY, MAX_PASSAGES, MAX_QUERIES
+from retrievers.openapi import DEFAULT_K, DEFAULT_TOPK, MAX_BODY, MAX_PASSAGES, MAX_QUERIES, MAX_TEXTS
 
 TOKEN_VARIABLE = "AGENTDISTILL_RETRIEVER_TOKEN"  # noqa: S105
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -67,6 +69,7 @@ class Service:
         self.searcher = searcher
         self.token = token
         self.reranks = index.info["reranker"] is not None
+        self.embeds = "dense" in index.modes
         self.description = openapi.description(index.modes, self.reranks)
         self.waiting = 0
         self.queries = 0
@@ -78,6 +81,7 @@ class Service:
         routes = [
             Route("/search", self._timed(self.search), methods=["POST"]),
             Route("/retrieve", self._timed(self.retrieve), methods=["POST"]),
+            Route("/embed", self._timed(self.embed), methods=["POST"]),
             Route("/health", self.health),
             Route("/metrics", self.metrics),
             Route("/openapi.json", self.show_description),
@@ -92,7 +96,7 @@ class Service:
         _known(asked, "query", "queries", "k", "mode", "rerank")
         if ("query" in asked) == ("queries" in asked):
             raise Refused(422, "one of query and queries is needed", "send one of them")
-        queries = _queries([asked["query"]] if "query" in asked else asked["queries"])
+        queries = _texts([asked["query"]] if "query" in asked else asked["queries"])
         k = _whole(asked.get("k", DEFAULT_K), "k", 1)
         mode = asked.get("mode")
         if mode is None:
@@ -111,7 +115,7 @@ class Service:
         asked = await _body(request)
         if "queries" not in asked:
             raise Refused(422, "queries is missing", "send a list of texts")
-        queries = _queries(asked["queries"])
+        queries = _texts(asked["queries"])
         topk = asked.get("topk")
         k = DEFAULT_TOPK if topk is None else _whole(topk, "topk", 0) or DEFAULT_TOPK
         scores = _flag(asked, "return_scores")
@@ -124,20 +128,38 @@ class Service:
             ]
         return _encoded({"result": result})
 
+    async def embed(self, request: Request) -> bytes:
+        """The encoder that is in memory anyway, for who would load another: `kb search --hybrid`."""
+        self._admit(request)
+        asked = await _body(request)
+        _known(asked, "texts")
+        texts = _texts(asked.get("texts"), "texts", MAX_TEXTS)
+        if not self.embeds:
+            raise Refused(422, "there is no encoder here", "serve an index that has vectors")
+        with self._in_work(len(texts)):
+            vectors = await self.searcher.embeddings.of(texts)
+        encoder = self.index.info["encoder"]["sha256"]
+        return _encoded({"encoder": encoder, "vectors": vectors.tolist()})
+
     async def _found(self, queries: list[str], k: int, mode: str, rerank: bool) -> list[list[Hit]]:
         if len(queries) * k > MAX_PASSAGES:
             raise Refused(
                 422, f"{len(queries)} queries times {k} passages", f"at most {MAX_PASSAGES} in one request"
             )
-        if self.waiting + len(queries) > MAX_WAITING:
-            raise Refused(503, f"{self.waiting} queries are waiting", "try again in a moment")
-        self.waiting += len(queries)
-        try:
+        with self._in_work(len(queries)):
             found = await self.searcher.search(queries, k, mode, rerank)
-        finally:
-            self.waiting -= len(queries)
         self.queries += len(queries)
         return found
+
+    @contextmanager
+    def _in_work(self, texts: int) -> Iterator[None]:
+        if self.waiting + texts > MAX_WAITING:
+            raise Refused(503, f"{self.waiting} queries are waiting", "try again in a moment")
+        self.waiting += texts
+        try:
+            yield
+        finally:
+            self.waiting -= texts
 
     def _admit(self, request: Request) -> None:
         if "origin" in request.headers:  # a web page may post to any 127.0.0.1, and a browser adds this
@@ -244,14 +266,14 @@ def _known(asked: dict[str, Any], *names: str) -> None:
             raise Refused(422, f"there is no field {name!r:.60}", f"fields: {', '.join(names)}")
 
 
-def _queries(value: Any) -> list[str]:
-    if not isinstance(value, list) or not value or not all(isinstance(query, str) for query in value):
-        raise Refused(422, "queries are no list of texts with one or more in it", "send a list of texts")
-    if len(value) > MAX_QUERIES:
-        raise Refused(422, f"{len(value)} queries", f"at most {MAX_QUERIES} in one request")
+def _texts(value: Any, name: str = "queries", most: int = MAX_QUERIES) -> list[str]:
+    if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
+        raise Refused(422, f"{name} are no list of texts with one or more in it", "send a list of texts")
+    if len(value) > most:
+        raise Refused(422, f"{len(value)} {name}", f"at most {most} in one request")
     longest = max(map(len, value))
     if longest > MAX_QUERY:
-        raise Refused(422, f"a query of {longest} characters", f"at most {MAX_QUERY}")
+        raise Refused(422, f"a text of {longest} characters in {name}", f"at most {MAX_QUERY}")
     return value
 
 

@@ -12,6 +12,8 @@ from retrievers.index import MAX_K, MAX_QUERY
 
 MAX_QUERIES = 4096
 """In one request."""
+MAX_TEXTS = 256
+"""To be embedded in one request: vectors are long to write."""
 MAX_PASSAGES = 50_000
 """Queries times k: what an answer may hold."""
 MAX_BODY = 8 << 20
@@ -71,6 +73,10 @@ def description(modes: Sequence[str], reranks: bool) -> dict[str, Any]:
     lists = {"type": "array", "items": {"type": "array", "items": _PASSAGE}}
     found = _record({"mode": {"enum": list(modes)}, "index": {"type": "string"}, "results": lists})
     results = {"type": "array", "items": {"type": "array", "items": {"anyOf": [_SCORED, _DOCUMENT]}}}
+    embed = _record({"texts": {**_TEXTS, "maxItems": MAX_TEXTS}})
+    vectors = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
+    embedded = _record({"encoder": {"type": "string"}, "vectors": vectors})
+    embeds = {"/embed": {"post": _post("Vectors of texts, each of length 1.", embed, embedded)}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "agentdistill retriever", "version": "1"},
@@ -79,6 +85,7 @@ def description(modes: Sequence[str], reranks: bool) -> dict[str, Any]:
             "/retrieve": {
                 "post": _post("The same as Search-R1 asks for it.", retrieve, _record({"result": results}))
             },
+            **(embeds if "dense" in modes else {}),
             "/health": {"get": _get("What is served.", "application/json", {"type": "object"})},
             "/metrics": {
                 "get": _get("For Prometheus.", "text/plain", {"type": "string"}, [{"token": []}], "401")

@@ -20,7 +20,13 @@ app = typer.Typer(
 
 KB = Annotated[Path, typer.Argument(help="KB folder.", metavar="KB")]
 EntryId = Annotated[str, typer.Argument(help="Id of an entry.", metavar="ID")]
-Hybrid = Annotated[bool, typer.Option("--hybrid", help="By meaning too; loads a sentence encoder (seconds).")]
+Hybrid = Annotated[
+    bool,
+    typer.Option(
+        "--hybrid",
+        help="By meaning too; loads a sentence encoder (seconds), or asks the retriever that is up.",
+    ),
+]
 
 
 @app.command()
@@ -116,8 +122,6 @@ def search(
     from agentdistill.knowledge.entry import as_json as plain
     from agentdistill.knowledge.recall import Filter
 
-    if hybrid:
-        err.print("loading the sentence encoder ...")
     searcher = o.open_knowledge(kb, hybrid=hybrid)
     statuses = frozenset(map(str, Status if all_ else [Status.ACTIVE]))
     hits = searcher.search(query, k, Filter(kind, family, statuses=statuses))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from agentdistill.agent.knowledge import Knowledge
     from agentdistill.config import AttemptConfig, BatchConfig
     from agentdistill.grading.own import OwnGrader
-    from agentdistill.knowledge.encoder import Encoder
+    from agentdistill.knowledge.encoder import TextEncoder
     from agentdistill.knowledge.recall import Searcher
     from agentdistill.models.base import BaseModel
     from agentdistill.stages.attempt import AttemptSettings
@@ -291,14 +291,19 @@ def open_knowledge(kb: Path, *, hybrid: bool) -> Searcher:
     return Searcher(index)
 
 
-def sentence_encoder() -> Encoder | None:
-    """The catalog's encoder, fetched if need be; None, and a line that says so, where it cannot be had."""
+def sentence_encoder() -> TextEncoder | None:
+    """The catalog's encoder: that of the retrieval service that is up here, else one to load, fetched if need
+    be; None where it cannot be had. What takes long, or is missing, is said."""
     from agentdistill import catalog
     from agentdistill.cli.console import Bars, err
+    from agentdistill.clients.served_encoder import encoder_up_here
     from agentdistill.errors import DownloadError
     from agentdistill.knowledge.encoder import ENCODER, Encoder
     from agentdistill.stages.progress import fetching
 
+    if served := encoder_up_here(catalog.entry(ENCODER).sha256[:16]):
+        return served
+    err.print("loading the sentence encoder ...")
     try:
         return Encoder(catalog.fetch(ENCODER, fetching(ENCODER, Bars())))
     except DownloadError as error:

@@ -16,6 +16,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
+from numpy.typing import NDArray
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from agentdistill import services
@@ -88,6 +90,30 @@ class HttpRetriever:
         for start in range(0, len(queries), size):
             found += self._search(list(queries[start : start + size]), k)
         return found
+
+    @property
+    def encoder(self) -> str | None:
+        """The first 16 hex digits of the SHA-256 of its sentence encoder's weights; None without one."""
+        known = self.info.get("encoder")
+        if not isinstance(known, dict) or "dense" not in self.info["modes"]:
+            return None
+        return str(known.get("sha256"))[:16]
+
+    def embed(self, texts: Sequence[str], encoder: str) -> NDArray[np.float32]:
+        """float32[n, dimension] of up to 256 texts, by the encoder of that name and no other."""
+        response = self._send("POST", "/embed", {"texts": list(texts)})
+        said = read_object(response.content)
+        if response.status_code != 200:
+            raise self._unusable(f"{text(said, 'error')} (HTTP status {response.status_code})")
+        if str(said.get("encoder"))[:16] != encoder:
+            raise self._unusable("it has another sentence encoder than before")
+        try:
+            vectors = np.array(said["vectors"], dtype=np.float32)
+        except (KeyError, TypeError, ValueError):
+            raise self._unusable("an answer of another shape") from None
+        if vectors.ndim != 2 or len(vectors) != len(texts) or not np.isfinite(vectors).all():
+            raise self._unusable("an answer of another shape")
+        return vectors
 
     def fingerprint(self) -> dict[str, Json]:
         return {

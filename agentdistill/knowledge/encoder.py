@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,17 @@ ENCODER = "all-minilm-l6-v2"
 """The catalog's sentence encoder."""
 
 Vectors = NDArray[np.float32]
+
+
+class TextEncoder(Protocol):
+    """What embeds texts: an Encoder of this process, or one that a service has in memory."""
+
+    @property
+    def name(self) -> str:
+        """SHA-256 of its weights, first 16 hex digits."""
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """float32[n, dimension], each of length 1."""
 
 
 class Encoder:

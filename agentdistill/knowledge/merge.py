@@ -13,7 +13,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from agentdistill.knowledge.encoder import Encoder, Vectors
+from agentdistill.knowledge.encoder import TextEncoder, Vectors
 from agentdistill.knowledge.entry import MAX_BULLETS, Entry, Status
 
 NEAR = 0.92
@@ -76,7 +76,7 @@ def _bare(bullet: str) -> str:
 class Duplicates:
     """Finds the entry that another one repeats: with the same content, or with an encoder a near one."""
 
-    def __init__(self, entries: Sequence[Entry], encoder: Encoder | None) -> None:
+    def __init__(self, entries: Sequence[Entry], encoder: TextEncoder | None) -> None:
         self._encoder = encoder
         self._entries: dict[str, Entry] = {}
         self._vectors: dict[str, Vectors] = {}

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from agentdistill.errors import KnowledgeBaseError
-from agentdistill.knowledge.encoder import Encoder, Vectors
+from agentdistill.knowledge.encoder import TextEncoder, Vectors
 from agentdistill.knowledge.entry import Entry, Problem, as_json
 from agentdistill.knowledge.folder import ENTRIES, EntryFolder, read_file, refuse, twice
 
@@ -71,7 +71,9 @@ class Index:
     KnowledgeBaseError where the index cannot be read or written.
     """
 
-    def __init__(self, folder: EntryFolder, encoder: Encoder | None = None, tick: Tick | None = None) -> None:
+    def __init__(
+        self, folder: EntryFolder, encoder: TextEncoder | None = None, tick: Tick | None = None
+    ) -> None:
         self.folder = folder
         self.encoder = encoder
         self.rebuilt = ""
@@ -218,7 +220,7 @@ def _insert(
     disk.execute("INSERT INTO words(rowid, title, trigger, bullets) VALUES (?, ?, ?, ?)", text)
 
 
-def _without_vector(disk: sqlite3.Connection, encoder: Encoder) -> list[tuple[str, str]]:
+def _without_vector(disk: sqlite3.Connection, encoder: TextEncoder) -> list[tuple[str, str]]:
     """Contents, and an entry of each."""
     return disk.execute(
         "SELECT content, json FROM entry WHERE content NOT IN (SELECT content FROM vector WHERE encoder = ?)"
@@ -227,7 +229,7 @@ def _without_vector(disk: sqlite3.Connection, encoder: Encoder) -> list[tuple[st
     ).fetchall()
 
 
-def _embed(disk: sqlite3.Connection, encoder: Encoder, tick: Tick | None) -> None:
+def _embed(disk: sqlite3.Connection, encoder: TextEncoder, tick: Tick | None) -> None:
     """Vectors for contents that have none, a batch a transaction; those of contents that are gone go."""
     missing = _without_vector(disk, encoder)
     for start in range(0, len(missing), _BATCH):

@@ -24,7 +24,7 @@ from agentdistill.knowledge.distill import (
     load_distill_prompt,
     read_reply,
 )
-from agentdistill.knowledge.encoder import Encoder
+from agentdistill.knowledge.encoder import TextEncoder
 from agentdistill.knowledge.entry import Entry, FromTrajectory, Status, question_hash
 from agentdistill.knowledge.folder import EntryFolder
 from agentdistill.knowledge.merge import Duplicates, conflict, merged
@@ -92,7 +92,7 @@ def build(
     out: Path,
     teacher: BaseModel,
     *,
-    encoder: Encoder | None = None,
+    encoder: TextEncoder | None = None,
     prompt: DistillPrompt | None = None,
     limit: int | None = None,
     concurrency: int = 4,
@@ -179,7 +179,7 @@ def _distilled(
 class _Writer:
     """The Store of a build: entries first, then the line in the log."""
 
-    def __init__(self, folder: EntryFolder, encoder: Encoder | None, tasks: Sequence[Task]) -> None:
+    def __init__(self, folder: EntryFolder, encoder: TextEncoder | None, tasks: Sequence[Task]) -> None:
         self._folder = folder
         self._log = Appender(folder.folder / LOG)
         self.finished: set[str] = set()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agentdistill.errors import UsageError
 from agentdistill.knowledge.distill import leak
-from agentdistill.knowledge.encoder import Encoder
+from agentdistill.knowledge.encoder import TextEncoder
 from agentdistill.knowledge.entry import Entry, Use, question_hash
 from agentdistill.knowledge.folder import EntryFolder
 from agentdistill.knowledge.merge import Duplicates, conflict, merged
@@ -46,7 +46,7 @@ def audit(entries: Sequence[Entry], tasks: Iterable[Task]) -> list[Leak]:
 
 
 def merge_all(
-    folder: EntryFolder, encoder: Encoder | None
+    folder: EntryFolder, encoder: TextEncoder | None
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]]]:
     """Make entries that say the same one. (kept, gone) pairs, and (one, other, reason) of those that a person
     must settle. Raises EntryFileError."""

@@ -1,4 +1,4 @@
-"""Both endpoints, fuzzed from the service's own OpenAPI description, and what no description says."""
+"""Every endpoint, fuzzed from the service's own OpenAPI description, and what no description says."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import schemathesis
+from encoders import tiny_encoder
 from hypothesis import HealthCheck, given, settings
 from retrieval import TOKEN, Service, build_index, start_retriever
 from schemathesis import GenerationMode
@@ -17,7 +18,9 @@ from schemathesis import GenerationMode
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with start_retriever(build_index(tmp_path_factory.mktemp("index"))) as service:
+    encoder = tiny_encoder(tmp_path_factory.mktemp("encoder"))
+    index = build_index(tmp_path_factory.mktemp("index"), encoder)
+    with start_retriever(index, "--encoder", str(encoder)) as service:
         yield service
         assert service.process.poll() is None, service.log.read_text()
         assert "Traceback" not in service.log.read_text()
@@ -29,7 +32,7 @@ def description(service: Service) -> Any:
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["right", "wrong"])
-@pytest.mark.parametrize("path", ["/search", "/retrieve"])
+@pytest.mark.parametrize("path", ["/search", "/retrieve", "/embed"])
 def test_every_answer_is_one_of_the_description(
     service: Service, description: Any, path: str, mode: GenerationMode
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from encoders import tiny_cross_encoder, tiny_encoder
@@ -25,8 +27,10 @@ from retrieval import ROWS, TOKEN, VARIABLE, Service, build_index, command, star
 from agentdistill import catalog, services
 from agentdistill.clients.retriever import open_retriever
 from agentdistill.clients.sandbox import open_sandbox
+from agentdistill.clients.served_encoder import encoder_up_here
 from agentdistill.errors import RetrieverError, RunMismatchError, UsageError
 from agentdistill.grading import Grader
+from agentdistill.knowledge.encoder import Encoder
 from agentdistill.models.scripted import ScriptedModel
 from agentdistill.prompts import load_prompts
 from agentdistill.runs import read_trajectories
@@ -131,7 +135,7 @@ def test_queries_are_embedded_once(service: Service) -> None:
         ({"queries": "text"}, "no list of texts"),
         ({"queries": []}, "no list of texts"),
         ({"queries": ["a", None]}, "no list of texts"),
-        ({"query": "x" * 100_000}, "a query of 100000 characters"),
+        ({"query": "x" * 100_000}, "a text of 100000 characters"),
         ({"queries": ["a"] * 4097}, "4097 queries"),
         ({"queries": ["a"] * 100, "k": 1000}, "100 queries times 1000"),
         ({"query": "a", "k": 0}, "k is no whole number"),
@@ -327,6 +331,55 @@ def test_a_client_by_url(service: Service, monkeypatch: pytest.MonkeyPatch) -> N
             retriever.search(["x" * 10_001], 1)
         with pytest.raises(UsageError, match="whole number"):
             retriever.search(["river"], 0)
+
+
+def up(service: Service, state: Path) -> None:
+    """As if `agentdistill services up` had started it."""
+    process = psutil.Process(service.process.pid)
+    state.mkdir(parents=True)
+    known = services.State("retriever", "local", service.port, TOKEN, process.pid, process.create_time())
+    (state / "retriever.json").write_text(json.dumps(dataclasses.asdict(known)))
+
+
+def test_embed_gives_the_encoders_own_vectors(service: Service, encoder: Path, state: Path) -> None:
+    own = Encoder(encoder)
+    assert encoder_up_here(own.name) is None  # nothing is up
+    up(service, state)
+    assert encoder_up_here("0" * 16) is None  # another encoder
+    served = encoder_up_here(own.name)
+    assert served is not None and served.name == own.name
+    texts = [f"the river number {i}" for i in range(300)] + ["", "the river number 7"]
+    vectors = served.encode(texts)
+    assert vectors.shape == (302, 24)
+    assert np.allclose(vectors, own.encode(texts), atol=1e-5)
+    assert served.encode([]).shape[0] == 0
+    served.close()
+
+
+def test_embed_needs_vectors_and_a_bounded_list(service: Service, index: Path, state: Path) -> None:
+    status, answer = service.post("/embed", {"texts": ["a"] * 257})
+    assert status == 422 and answer["remedy"] == "at most 256 in one request"
+    assert service.post("/embed", {})[0] == 422
+    assert service.ask("POST", "/embed", b"{}", Authorization="Bearer wrong")[0] == 401
+    with start_retriever(index) as words_only:
+        status, answer = words_only.post("/embed", {"texts": ["river"]})
+        assert status == 422 and answer["error"] == "there is no encoder here"
+        up(words_only, state)
+        assert encoder_up_here("0" * 16) is None
+
+
+def test_an_encoder_whose_service_has_ended_is_an_error(
+    encoder: Path, tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentdistill.clients.retriever.RETRY_SECONDS", 0.5)
+    with start_retriever(build_index(tmp_path, encoder), "--encoder", str(encoder)) as service:
+        up(service, state)
+        served = encoder_up_here(Encoder(encoder).name)
+        assert served is not None
+    with pytest.raises(RetrieverError, match="no retriever answers"):
+        served.encode(["river"])
+    served.close()
+    assert encoder_up_here(served.name) is None
 
 
 @pytest.mark.parametrize("spec", ["ftp://host", "http://host:port", "http://[::1", "http://"])
