@@ -25,7 +25,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,21 +101,39 @@ PARTS = {"ours": ours, "threads": threads}
 
 def alone(part: str, url: str, in_flight: int, attempts: int) -> dict[str, float | None]:
     """A part's figures, `sandbox_cpu` among them: the CPU seconds of all its processes but this one."""
+    with own_group() as group:
+        if group is None:
+            return {**PARTS[part](url, in_flight, attempts), "sandbox_cpu": None}
+        before = used(group), time.process_time()
+        figures = PARTS[part](url, in_flight, attempts)
+        others = used(group) - before[0] - (time.process_time() - before[1])
+    return {**figures, "sandbox_cpu": others}
+
+
+@contextmanager
+def own_group() -> Iterator[Path | None]:
+    """A cgroup with this process, and all that it starts, in it; None where there can't be one."""
     group = Path("/sys/fs/cgroup/cpuacct")
     group = (group if group.is_dir() else group.parent) / f"agentdistill-benchmark-{os.getpid()}"
     try:
         group.mkdir()
         (group / "cgroup.procs").write_text(str(os.getpid()))
     except OSError:  # not root, or no cgroups here
-        return {**PARTS[part](url, in_flight, attempts), "sandbox_cpu": None}
-    before = _used(group), time.process_time()
-    figures = PARTS[part](url, in_flight, attempts)
-    others = _used(group) - before[0] - (time.process_time() - before[1])
-    (group.parent / "cgroup.procs").write_text(str(os.getpid()))
-    return {**figures, "sandbox_cpu": others}
+        yield None
+        return
+    try:
+        yield group
+    finally:
+        (group.parent / "cgroup.procs").write_text(str(os.getpid()))
 
 
-def _used(group: Path) -> float:
+def remove_groups() -> None:
+    """Of parts that have ended."""
+    for group in Path("/sys/fs/cgroup").glob("**/agentdistill-benchmark-*"):
+        group.rmdir()
+
+
+def used(group: Path) -> float:
     """CPU seconds of a cgroup, version 1 or 2."""
     if (group / "cpuacct.usage").exists():
         return int((group / "cpuacct.usage").read_text()) / 1e9
@@ -161,8 +181,7 @@ def measure(part: str, in_flight: int, waves: int) -> dict[str, Any]:
         found = subprocess.run(command, capture_output=True, text=True)
         watch.over.set()
         watch.join()
-    for group in Path("/sys/fs/cgroup").glob("**/agentdistill-benchmark-*"):
-        group.rmdir()
+    remove_groups()
     if found.returncode != 0:
         raise SystemExit(found.stderr)
     figures = json.loads(found.stdout.splitlines()[-1])

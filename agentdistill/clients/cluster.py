@@ -44,9 +44,7 @@ def ray() -> Any:
 def connected(address: str | None = None) -> Iterator[None]:
     """Be a driver of the cluster at `address` (HOST:PORT, ray://HOST:PORT, auto, or local: one on this
     machine, ended with the block), by default that of RAY_ADDRESS. A connection that is there already is used
-    and
-
-    Raises ClusterError.
+    and left open. Raises ClusterError.
     """
     module = ray()
     if module.is_initialized():
