@@ -1,0 +1,120 @@
+"""The experiment's table in Markdown, from packed or plain RUNs: rows, two averages, paired tests.
+
+    python experiments/table.py experiments/table [NAME=RUN ...]
+
+A row is a RUN in the folder by one of the names in ROWS, or NAME=RUN from elsewhere; what is missing is
+left out. Each is graded anew, in a folder of its own: nothing is written here. Intervals are Wilson's, paired
+tests those of `agentdistill compare`. `could see` is the smallest difference that the test finds with power 0.8 at
+5 % (two-sided), if the share of tasks on which the two rows differ is as observed, and one at least
+(Connor 1987, normal approximation).
+"""
+
+from __future__ import annotations
+
+import lzma
+import math
+import shutil
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+from agentdistill import grade
+from agentdistill.evaluation.stats import paired_difference, wilson
+from agentdistill.runs import read_scores, read_trajectories
+
+ROWS = {
+    "cot-prompt": "chain of thought, prompted",
+    "cot-distill": "chain of thought, distilled",
+    "agent-prompt": "agent, prompted",
+    "agent-distill": "agent, distilled",
+    "first-thought": "+ first thought",
+    "candidates-8": "+ self-consistent actions (n = 8)",
+    "both": "+ both",
+    "knowledge-off": "+ first thought, trained with a knowledge base",
+    "knowledge": "+ knowledge base",
+    "teacher-cot": "teacher, chain of thought",
+    "teacher-agent": "teacher, agent",
+}
+TESTS = (
+    ("cot-distill", "agent-distill"),
+    ("agent-distill", "first-thought"),
+    ("agent-distill", "candidates-8"),
+    ("agent-distill", "both"),
+    ("cot-distill", "both"),
+    ("knowledge-off", "knowledge"),
+    ("first-thought", "knowledge"),
+)
+REAL = "real"
+GENERATED = "generated"
+COLUMNS = {
+    "bbh/": ("BBH", REAL),
+    "hotpotqa": ("HotpotQA", REAL),
+    "musique": ("MuSiQue", REAL),
+    "gsm8k": ("GSM8K", REAL),
+    "math500": ("MATH500", REAL),
+    "arithmetic": ("arithmetic", GENERATED),
+    "lookup": ("lookup", GENERATED),
+}
+SEEN = 1.959964 + 0.841621
+"""Standard normal quantiles of 5 % two-sided and of power 0.8."""
+
+
+def column(task: str) -> tuple[str, str]:
+    return next(found for start, found in COLUMNS.items() if task.startswith(start))
+
+
+def verdicts(run: Path) -> dict[str, bool]:
+    """By task id."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "run"
+        copy.mkdir()
+        shutil.copy(run / "run.json", copy)
+        plain = run / "trajectories.jsonl"
+        packed = plain.with_name("trajectories.jsonl.xz")
+        text = plain.read_bytes() if plain.exists() else lzma.decompress(packed.read_bytes())
+        (copy / "trajectories.jsonl").write_bytes(text)
+        grade(copy)
+        scores = read_scores(copy)
+        return {made.task.id: scores[made.id].correct for made in read_trajectories(copy)}
+
+
+def share(right: int, n: int) -> str:
+    low, high = wilson(right, n)
+    return f"{right} of {n}: {right / n:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def main(folder: Path, elsewhere: dict[str, Path]) -> None:
+    runs = {name: elsewhere.get(name, folder / name) for name in ROWS}
+    found = {name: verdicts(run) for name, run in runs.items() if run.is_dir()}
+    seen = {column(task)[0] for row in found.values() for task in row}
+    columns = [name for name, _ in COLUMNS.values() if name in seen]
+    print(f"| | {' | '.join(columns)} | real benchmarks | generated families |")
+    print("|---" * (len(columns) + 3) + "|")
+    for name, row in found.items():
+        cells: dict[str, list[bool]] = defaultdict(list)
+        for task, right in row.items():
+            for where in column(task):
+                cells[where].append(right)
+        counts = [f"{sum(cells[c])} of {len(cells[c])}" if cells[c] else "" for c in columns]
+        averages = [share(sum(cells[kind]), len(cells[kind])) for kind in (REAL, GENERATED)]
+        print(f"| {ROWS[name]} | {' | '.join(counts + averages)} |")
+    print("\n| paired | on | difference, points | wrong to right, right to wrong | p | could see |")
+    print("|---" * 6 + "|")
+    for before, after in TESTS:
+        if before not in found or after not in found:
+            continue
+        for kind in (REAL, GENERATED):
+            tasks = [task for task in found[before] if task in found[after] and column(task)[1] == kind]
+            test = paired_difference([found[before][t] for t in tasks], [found[after][t] for t in tasks])
+            flips = max(test.gained + test.lost, 1)
+            least = SEEN * math.sqrt(flips / test.n**2)
+            print(
+                f"| {ROWS[before]} -> {ROWS[after]} | {kind}, {test.n} | {100 * test.difference:+.1f} "
+                f"({100 * test.low:+.1f} to {100 * test.high:+.1f}) | {test.gained}, {test.lost} "
+                f"| {test.p:.2f} | {100 * least:.0f} |"
+            )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), {name: Path(run) for name, _, run in (a.partition("=") for a in sys.argv[2:])})
