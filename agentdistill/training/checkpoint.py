@@ -65,12 +65,12 @@ def read_record(checkpoint: Path) -> dict[str, Any]:
         raise TrainingError(f"cannot read {path}: {error}") from error
 
 
-def save_model(model: Any, tokenizer: Any, out: Path, fresh: Path, prompts: str) -> None:
+def save_model(model: Any, tokenizer: Any, out: Path, fresh: Path, prompts: str, weights: Any = None) -> None:
     """Model, tokenizer and prompts into `out`, together with what the caller put into the folder `fresh`,
-    by way of which they go. Raises OSError."""
+    by way of which they go. `weights` by name, if they are not the model's own. Raises OSError."""
     model.config.use_cache = True
     model.generation_config.do_sample = False
-    model.save_pretrained(fresh)
+    model.save_pretrained(fresh, state_dict=weights)
     tokenizer.save_pretrained(fresh)
     if prompts:
         write_atomic(fresh / PROMPTS, prompts)

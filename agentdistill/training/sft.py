@@ -204,6 +204,7 @@ def _train(job: _Job) -> TrainResult:
     import torch
     from datasets.utils.logging import disable_progress_bar
 
+    from agentdistill.training.sharded import gathered
     from agentdistill.training.trainer import (
         Journal,
         checkpoint_history,
@@ -247,9 +248,10 @@ def _train(job: _Job) -> TrainResult:
         last.seconds,
         _peak_memory_mb(),
     )
+    weights = gathered(trainer)
     if is_main_process():
         with saving(job.out):
-            _save(trainer, tokenizer, config, job.out, job.base, job.prompts)
+            _save(trainer, tokenizer, config, job.out, job.base, job.prompts, weights)
         best = trainer.state.best_global_step if job.validation else None
         device = torch.cuda.get_device_name(0) if gpu else "cpu"
         record = _record(job, result, best, device, time.monotonic() - started)
@@ -381,25 +383,31 @@ def _peft_config(config: SftConfig) -> Any:
     )
 
 
-def _save(trainer: Any, tokenizer: Any, config: SftConfig, out: Path, base: Path, prompts: str) -> None:
+def _save(
+    trainer: Any, tokenizer: Any, config: SftConfig, out: Path, base: Path, prompts: str, weights: Any
+) -> None:
+    """`weights` are those of `gathered`."""
     import torch
 
     fresh = out / ".state/finished"
     shutil.rmtree(fresh, ignore_errors=True)
     model = trainer.model
     if config.method != "full":
-        model.save_pretrained(fresh / "adapter")
-    if config.method == "lora":
+        model.save_pretrained(fresh / "adapter", state_dict=weights)
+    if config.method == "lora" and weights is None:
         model = model.merge_and_unload()
-    elif config.method == "qlora":
+    elif config.method != "full":
         from peft import PeftModel
 
-        # Four-bit weights cannot take the adapter in without loss: the base is read once more.
-        model = PeftModel.from_pretrained(load_model(base, torch.bfloat16), fresh / "adapter")
-        model = model.merge_and_unload()
+        # Four-bit weights cannot take the adapter in without loss, parts of weights not at all: the base is
+        # read once more.
+        dtype = torch.bfloat16 if config.method == "qlora" else model.dtype
+        model = PeftModel.from_pretrained(load_model(base, dtype), fresh / "adapter").merge_and_unload()
+        weights = None
     if model.dtype == torch.float32 and trainer.args.bf16:
-        model = model.to(torch.bfloat16)
-    save_model(model, tokenizer, out, fresh, prompts)
+        model = model.to(torch.bfloat16) if weights is None else model
+        weights = weights and {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
+    save_model(model, tokenizer, out, fresh, prompts, weights)
 
 
 def _peak_memory_mb() -> float:

@@ -96,13 +96,17 @@ class AgentTrainer(SFTTrainer):
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
         """Mean loss over the trained tokens of the validation rows, as plain SFT sees them."""
         self.model.eval()
-        mine = self._validation[self.accelerator.process_index :: self.accelerator.num_processes]
+        processes = self.accelerator.num_processes
         sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
         with torch.no_grad():
-            for row in mine:
+            for first in range(0, len(self._validation), processes):
+                mine = first + self.accelerator.process_index
+                # Weights that are cut up are put together by all: who has no row left reads one for nothing.
+                counts = mine < len(self._validation)
+                row = self._validation[mine if counts else first]
                 batch = self._prepare_inputs(collate([{"input_ids": row.input_ids, "labels": row.labels}]))
                 losses, _ = token_losses(self.model, batch)
-                sums += torch.stack([losses.double().sum(), losses.new_tensor(len(losses)).double()])
+                sums += counts * torch.stack([losses.double().sum(), losses.new_tensor(len(losses)).double()])
         total, trained = self.accelerator.reduce(sums, reduction="sum").tolist()
         metrics = {"eval_loss": total / trained}
         self.model.train()

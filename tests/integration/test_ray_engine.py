@@ -218,6 +218,7 @@ def test_a_killed_driver_loses_nothing_finished(tmp_path: Path, cluster: Any, en
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # eleven drivers, each of which imports all and opens actors
 def test_ten_killed_drivers(tmp_path: Path, cluster: Any, endpoint: Endpoint) -> None:
     lose_drivers(tmp_path, cluster, endpoint, 200, times=10, seed=4)
 
