@@ -123,6 +123,11 @@ class AgentTrainer(SFTTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with saving(Path(self.args.output_dir).parent):
+            # Trainer looks in every process whether this folder is there, to know the best checkpoint by, and
+            # one process makes it: who looks too early would not take part in loading it.
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            folder.mkdir(parents=True, exist_ok=True)
+            self.accelerator.wait_for_everyone()
             super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # each process writes its own part; then it is whole
 
