@@ -2,8 +2,8 @@
 
     python experiments/table.py experiments/table [NAME=RUN ...]
 
-A row is a RUN in the folder by one of the names in ROWS, or NAME=RUN from elsewhere; what is missing is
-left out. Each is graded anew, in a folder of its own: nothing is written here. Intervals are Wilson's, paired
+A row is a RUN in the folder by one of the names in ROWS, together with those called NAME.SOMETHING (other
+tasks), or NAME=RUN from elsewhere; what is missing is left out. Each is graded anew, in a folder of its own: nothing is written here. Intervals are Wilson's, paired
 tests those of `agentdistill compare`. `could see` is the smallest difference that the test finds with power
 0.8 at 5 % (two-sided), if the share of tasks on which the two rows differ is as observed, and one at least
 (Connor 1987, normal approximation).
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import lzma
 import math
+import re
 import shutil
 import sys
 import tempfile
@@ -49,8 +50,7 @@ REAL = "real"
 GENERATED = "generated"
 COLUMNS = {
     "bbh/": ("BBH", REAL),
-    "hotpotqa": ("HotpotQA", REAL),
-    "musique": ("MuSiQue", REAL),
+    "[0-9a-f]{24}$|[234]hop": ("HotpotQA, MuSiQue", REAL),
     "gsm8k": ("GSM8K", REAL),
     "math500": ("MATH500", REAL),
     "arithmetic": ("arithmetic", GENERATED),
@@ -61,7 +61,7 @@ SEEN = 1.959964 + 0.841621
 
 
 def column(task: str) -> tuple[str, str]:
-    return next(found for start, found in COLUMNS.items() if task.startswith(start))
+    return next(found for pattern, found in COLUMNS.items() if re.match(pattern, task))
 
 
 def verdicts(run: Path) -> dict[str, bool]:
@@ -85,8 +85,12 @@ def share(right: int, n: int) -> str:
 
 
 def main(folder: Path, elsewhere: dict[str, Path]) -> None:
-    runs = {name: elsewhere.get(name, folder / name) for name in ROWS}
-    found = {name: verdicts(run) for name, run in runs.items() if run.is_dir()}
+    found: dict[str, dict[str, bool]] = {}
+    for name in ROWS:
+        row = elsewhere.get(name, folder / name)
+        for run in (row, *sorted(folder.glob(f"{name}.*"))):
+            if run.is_dir():
+                found.setdefault(name, {}).update(verdicts(run))
     seen = {column(task)[0] for row in found.values() for task in row}
     columns = [name for name, _ in COLUMNS.values() if name in seen]
     print(f"| | {' | '.join(columns)} | real benchmarks | generated families |")
