@@ -3,10 +3,10 @@
     python experiments/table.py experiments/table [NAME=RUN ...]
 
 A row is a RUN in the folder by one of the names in ROWS, together with those called NAME.SOMETHING (other
-tasks), or NAME=RUN from elsewhere; what is missing is left out. Each is graded anew, in a folder of its own: nothing is written here. Intervals are Wilson's, paired
-tests those of `agentdistill compare`. `could see` is the smallest difference that the test finds with power
-0.8 at 5 % (two-sided), if the share of tasks on which the two rows differ is as observed, and one at least
-(Connor 1987, normal approximation).
+tasks), or NAME=RUN from elsewhere; what is missing is left out. Each is graded anew, in a folder of its own:
+nothing is written here. Intervals are Wilson's, paired tests those of `agentdistill compare`. `could see` is
+the smallest difference that the test finds with power 0.8 at 5 % (two-sided), if the share of tasks on which
+the two rows differ is as observed, and one at least (Connor 1987, normal approximation).
 """
 
 from __future__ import annotations
