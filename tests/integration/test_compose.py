@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from agentdistill.clients import engine as engines
 from agentdistill.clients.image import image_id
@@ -185,3 +186,24 @@ def outside() -> Iterator[None]:
 def test_nothing_gets_out_of_the_gateways_container(port: int) -> None:
     assert inside("sandbox", CONNECT) == "reached", "the door must reach it, or this test shows nothing"
     assert inside("gateway", CONNECT) == "not reached"
+
+
+def test_the_language_model_is_served_only_when_asked_for(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compose reads the profile as it is meant; the service itself needs a GPU, and has not been tried."""
+    options = "--enable-lora --lora-modules student=/adapters/student"
+    monkeypatch.setenv("AGENTDISTILL_LLM_OPTIONS", options)
+    service = yaml.safe_load(compose(checkout, 1, "--profile", "llm", "config"))["services"]["llm"]
+    assert service["profiles"] == ["llm"]
+    command = service["command"]
+    command = command if isinstance(command, str) else " ".join(command)
+    assert command.startswith("/model --served-model-name teacher") and command.endswith(options)
+    [port] = service["ports"]
+    assert "127.0.0.1" in (port if isinstance(port, str) else port["host_ip"])
+    # What stands before vLLM: without a key it serves nobody.
+    entry = [part.replace("$$", "$") for part in service["entrypoint"]]
+    done = subprocess.run(
+        [*entry, "/model"], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (2, "set AGENTDISTILL_LLM_KEY\n")
