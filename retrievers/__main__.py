@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 PROGRESS_SECONDS = 0.2
 
@@ -23,7 +25,11 @@ Say = Callable[[dict[str, Any]], None]
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    say: Say = _say_json if options.json else _say_plainly
+    out = sys.stdout
+    if getattr(options, "ray_address", None):  # Ray tells of lost nodes on stdout, which is for our lines
+        out = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+    say: Say = partial(_say_json, out) if options.json else _say_plainly
     try:
         from retrievers.corpus import BadCorpus
         from retrievers.manifest import BadIndex
@@ -46,7 +52,14 @@ def main(arguments: list[str] | None = None) -> int:
 def _build(options: argparse.Namespace, say: Say) -> dict[str, Any]:
     from retrievers.build import build
 
-    entries = build(options.corpus, options.index, options.encoder, _progress(say), _skipping(options, say))
+    arguments = options.corpus, options.index, options.encoder, _progress(say), _skipping(options, say)
+    if options.ray_address is None:
+        entries = build(*arguments)
+    else:
+        from retrievers.cluster import ClusterEncoder, connected
+
+        with connected(options.ray_address):
+            entries = build(*arguments, ClusterEncoder)
     return {"passages": entries.passages, "bytes": entries.size, "fingerprint": entries.fingerprint}
 
 
@@ -111,6 +124,10 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument(place, **places[place])  # type: ignore[arg-type]
         one.add_argument("--encoder", type=Path, help="folder of a sentence encoder; without it: words only")
         one.add_argument("--skip-bad-rows", action="store_true")
+        if name == "build":
+            one.add_argument(
+                "--ray-address", help="embed on all nodes of this Ray cluster: HOST:PORT, or auto"
+            )
     one = command("remove", _remove, "remove passages")
     one.add_argument("index", type=Path)
     one.add_argument("ids", nargs="+", metavar="ID")
@@ -156,9 +173,9 @@ def _skipping(options: argparse.Namespace, say: Say) -> Callable[[str], None] | 
     return (lambda what: say({"event": "skipped", "what": what})) if options.skip_bad_rows else None
 
 
-def _say_json(event: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(event, ensure_ascii=True) + "\n")
-    sys.stdout.flush()
+def _say_json(out: TextIO, event: dict[str, Any]) -> None:
+    out.write(json.dumps(event, ensure_ascii=True) + "\n")
+    out.flush()
 
 
 def _say_plainly(event: dict[str, Any]) -> None:

@@ -40,14 +40,20 @@ REMOVED_SHARE = 0.25
 
 
 def build(
-    source: str, folder: Path, encoder_folder: Path | None, progress: Progress, skipped: Skipped | None = None
+    source: str,
+    folder: Path,
+    encoder_folder: Path | None,
+    progress: Progress,
+    skipped: Skipped | None = None,
+    encode_with: Callable[[Path], Encoder] | None = None,
 ) -> Manifest:
-    """An index of a corpus at `folder`, where there must be none yet."""
+    """An index of a corpus at `folder`, where there must be none yet. `encode_with` opens the encoder, if it
+    isn't to work in this process."""
     building = manifest.building_folder(folder)
     if (folder / manifest.NAME).is_file() and building.exists():
         shutil.rmtree(building, ignore_errors=True)  # of a build that was killed when all was done
     _must_be_free(folder)
-    encoder = open_encoder(encoder_folder) if encoder_folder else None
+    encoder = (encode_with or open_encoder)(encoder_folder) if encoder_folder else None
     building.mkdir(parents=True, exist_ok=True)
     with _locked(building), _cleared_if_empty(building):
         _must_be_free(folder)

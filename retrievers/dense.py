@@ -15,7 +15,7 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,10 @@ class Encoder:
                 list(texts), batch_size=32, normalize_embeddings=True, show_progress_bar=False
             )
         return np.ascontiguousarray(vectors, dtype=np.float32)
+
+    def encode_blocks(self, blocks: Iterator[list[str]]) -> Iterator[np.ndarray]:
+        """What `encode` gives for each, in their order."""
+        return map(self.encode, blocks)
 
 
 def _load(folder: Path) -> Any:

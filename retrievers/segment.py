@@ -123,16 +123,19 @@ class SegmentWriter:
     def _embedded(self, store: Store, digests: Sequence[str], encoder: Encoder, kind: str) -> list[Path]:
         folder = self.kept / f"vectors-{encoder.sha256[:16]}-{kind}"
         folder.mkdir(parents=True, exist_ok=True)
-        parts = []
-        for start in range(0, len(store), BLOCK):
-            end = min(start + BLOCK, len(store))
-            self.progress("embed", start, len(store))
-            part = folder / f"{_name_of(digests, start, end)}.npy"
-            if not part.exists():
-                rows = map(store.__getitem__, range(start, end))
-                vectors = encoder.encode([embedded_text(p.title, p.text) for p in rows])
-                _save(part, vectors, kind)
-            parts.append(part)
+        starts = range(0, len(store), BLOCK)
+        ends = [min(start + BLOCK, len(store)) for start in starts]
+        parts = [folder / f"{_name_of(digests, *at)}.npy" for at in zip(starts, ends, strict=True)]
+        missing = [at for at, part in enumerate(parts) if not part.exists()]
+
+        def texts(at: int) -> list[str]:
+            rows = map(store.__getitem__, range(starts[at], ends[at]))
+            return [embedded_text(passage.title, passage.text) for passage in rows]
+
+        self.progress("embed", (len(parts) - len(missing)) * BLOCK if missing else len(store), len(store))
+        for done, vectors in zip(missing, encoder.encode_blocks(map(texts, missing)), strict=True):
+            _save(parts[done], vectors, kind)
+            self.progress("embed", starts[done], len(store))
         self.progress("embed", len(store), len(store))
         return parts
 

@@ -40,6 +40,13 @@ def build(
         bool, typer.Option("--dense/--no-dense", help="By meaning too, not only by words.")
     ] = True,
     encoder: EncoderFolder = None,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: embed on all nodes of a Ray cluster, write here.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of the cluster's head, or auto. \\[default: RAY_ADDRESS]"),
+    ] = None,
     skip_bad_rows: o.SkipBadRows = None,
     as_json: o.AsJson = False,
 ) -> None:
@@ -47,7 +54,7 @@ def build(
 
     Example: agentdistill index build passages.jsonl -o wiki.index
     """
-    arguments = [corpus, str(out), *(_encoder(encoder) if dense else [])]
+    arguments = [corpus, str(out), *(_encoder(encoder) if dense else []), *_cluster(engine, ray_address)]
     _report(_run("build", arguments, skip_bad_rows), f"{out}: ", as_json)
 
 
@@ -175,6 +182,21 @@ def _printable(text: str) -> str:
 
 
 # ---------------------------------------------------------------------- the program that does it
+
+
+def _cluster(engine: str, address: str | None) -> list[str]:
+    from agentdistill.errors import UsageError
+
+    if engine not in ("local", "ray"):
+        raise UsageError(f"no engine is called {engine!r}", "local or ray")
+    if engine == "local":
+        if address is not None:
+            raise UsageError("--ray-address needs --engine ray")
+        return []
+    address = address or os.environ.get("RAY_ADDRESS")
+    if not address:
+        raise UsageError("which Ray cluster?", "give --ray-address HOST:PORT or set RAY_ADDRESS")
+    return ["--ray-address", address]
 
 
 def _encoder(folder: Path | None) -> list[str]:
