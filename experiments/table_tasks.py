@@ -1,0 +1,90 @@
+"""The tasks of the third configuration: what its teacher solves and what every row is tested on.
+
+    AGENTDISTILL_DATA=FOLDER python experiments/table_tasks.py OUT
+
+Writes into OUT, the same on every machine:
+
+    train_bbh.jsonl       BBH's build half, the ten subsets in turns
+    train_gsm8k.jsonl     GSM8K train, questions of at most two calculator notes; its last 400 rows left out
+    train_families.jsonl  arithmetic and lookup in turns, levels 1 to 3
+    test.jsonl            100 of BBH's test half, 20 of gsm8k_dev, 20 of MATH500 (level 1 and 2), 36 of the
+                          families, mixed, so that any first part has some of each
+    test_cot.jsonl        the same with lookup's table in the question: a chain of thought has no variables
+    test_qa.jsonl         10 of HotpotQA, 10 of MuSiQue, whose evidence is in passages.jsonl
+
+No task here was tested on before: earlier tables had the first 40 of BBH's test half, the first rows of
+gsm8k_dev and another seed of the families; the first 30 of HotpotQA were trained on.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain, zip_longest
+from pathlib import Path
+
+from bbh_halves import main as write_halves
+
+from agentdistill.tasks.families import Split, make_tasks
+from agentdistill.tasks.load import load_tasks, write_tasks
+from agentdistill.types import Task
+
+NOTES = 2
+"""Calculator notes (`<<48/2=24>>`) of a GSM8K question that a small student may learn from."""
+
+
+def with_table(task: Task) -> Task:
+    """A lookup task whose question shows the table."""
+    rows = task.meta.get("data", {}).get("table")
+    if not rows:
+        return task
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return replace(task, question=f"{task.question}\n\ntable:\n{text.getvalue().rstrip()}")
+
+
+def in_turns(*columns: Sequence[Task]) -> list[Task]:
+    return [task for task in chain.from_iterable(zip_longest(*columns)) if task is not None]
+
+
+def families(n: int, seed: int, split: Split) -> list[Task]:
+    return in_turns(*(make_tasks(name, n, seed, split=split) for name in ("arithmetic", "lookup")))
+
+
+def main(data: Path, out: Path) -> None:
+    write_halves(out)
+    build, test = (load_tasks(str(out / f"bbh_{half}.jsonl")).tasks for half in ("build", "test"))
+    write_tasks(out / "train_bbh.jsonl", build)
+
+    gsm8k = load_tasks(str(data / "gsm8k_train.jsonl")).tasks[:-400]
+    raw = (data / "gsm8k_train.jsonl").read_text(encoding="utf-8").splitlines()
+    easy = [task for task, row in zip(gsm8k, raw, strict=False) if row.count("<<") <= NOTES]
+    write_tasks(out / "train_gsm8k.jsonl", random.Random(11).sample(easy, 400))  # noqa: S311
+    write_tasks(out / "train_families.jsonl", families(200, 611, "train"))
+
+    level = [t for t in load_tasks(str(data / "math500_test.jsonl")).tasks if int(t.meta["level"]) <= 2]
+    mixed = [
+        *test[40:140],
+        *load_tasks(str(data / "gsm8k_dev.jsonl")).tasks[-20:],
+        *level[:20],
+        *families(18, 2977, "test"),
+    ]
+    random.Random(3).shuffle(mixed)  # noqa: S311
+    write_tasks(out / "test.jsonl", mixed)
+    write_tasks(out / "test_cot.jsonl", [with_table(task) for task in mixed])
+    contexts = [
+        load_tasks(str(data / f"{name}_context.jsonl")).tasks[first : first + 10]
+        for name, first in (("hotpotqa", 30), ("musique", 0))
+    ]
+    write_tasks(out / "test_qa.jsonl", in_turns(*contexts))
+
+
+if __name__ == "__main__":
+    main(Path(os.environ["AGENTDISTILL_DATA"]), Path(sys.argv[1]))
