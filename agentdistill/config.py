@@ -111,6 +111,7 @@ class TrainConfig(Config):
     max_length: int | None = Field(default=None, ge=16)
     lora_r: int | None = Field(default=None, ge=1)
     micro_batch: int | None = Field(default=None, ge=1)
+    precision: Literal["auto", "float32", "bfloat16"] | None = None
     threads: int | None = Field(default=None, ge=1)
     seed: int | None = None
 

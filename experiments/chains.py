@@ -1,11 +1,11 @@
 """The chains of thought of a RUN made with first thoughts as a RUN of their own: data of CoT distillation.
 
-    python experiments/chains.py RUN OUT
+    python experiments/chains.py RUN OUT [PROMPT]
 
 A first thought is cut from a chain of thought that answers the same task; the chain is stored beside it, so
 CoT and agent students learn from the same teacher and tasks and nothing is drawn twice. OUT is what
 `eval --mode cot` would have made with that seed and COT_TOKENS new tokens; seconds and tokens are left out,
-since RUN has counted them.
+since RUN has counted them. PROMPT is the prompt file that RUN was made with (default: the teacher's).
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ from pathlib import Path
 from agentdistill.agent.build import chain_of_thought_prompt
 from agentdistill.agent.first_thought import COT_TOKENS
 from agentdistill.grading.extract import final_answer
-from agentdistill.prompts import load_prompts
+from agentdistill.prompts import Prompts, load_prompts
 from agentdistill.runs import RunWriter, attempt_id, read_run_json, read_trajectories
 from agentdistill.types import FirstThought, Message, Step, StopReason, Usage
 
-PROMPTS = load_prompts("teacher")
 
-
-def main(run: Path, out: Path) -> None:
+def main(run: Path, out: Path, prompts: Prompts) -> None:
     made = read_run_json(run)["shape"]
     if made["first_thought"] == "off":
         raise SystemExit(f"{run} has no chains of thought: it was made with --first-thought off")
@@ -47,8 +45,8 @@ def main(run: Path, out: Path) -> None:
                     stored,
                     id=key,
                     messages=(
-                        Message(role="system", content=chain_of_thought_prompt(PROMPTS)),
-                        Message(role="user", content=PROMPTS.question(stored.task)),
+                        Message(role="system", content=chain_of_thought_prompt(prompts)),
+                        Message(role="user", content=prompts.question(stored.task)),
                         Message(role="assistant", content=chain),
                     ),
                     steps=(Step(thought=chain, code=None, observation=""),),
@@ -61,4 +59,4 @@ def main(run: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), load_prompts(sys.argv[3] if len(sys.argv) > 3 else "teacher"))

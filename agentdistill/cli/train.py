@@ -56,6 +56,10 @@ def train(
     micro_batch: Annotated[
         int | None, typer.Option(help="Rows a forward pass: memory against speed.", show_default=False)
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="auto (bfloat16 on a GPU that has it), float32 or bfloat16. [default: auto]"),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(help="Order of rows, dropout.", show_default=False)] = None,
     config: o.ConfigFile = None,
@@ -90,6 +94,7 @@ def train(
         "max_length": max_length,
         "lora_r": lora_r,
         "micro_batch": micro_batch,
+        "precision": precision,
         "threads": threads,
         "seed": seed,
     }

@@ -54,6 +54,16 @@ def test_a_finished_checkpoint_is_a_model_folder(tiny, rows, tmp_path, method):
     assert train(rows, replace(SETTINGS, method=method), out, tiny, prompts="a: 1\n") == result
 
 
+def test_bfloat16_on_a_cpu_gives_nearly_the_losses_of_float32(tiny, rows, tmp_path):
+    settings = replace(SETTINGS, lora_dropout=0.0, epochs=1)
+    exact, half = (
+        losses(train(rows, replace(settings, precision=precision), tmp_path / precision, tiny))
+        for precision in ("float32", "bfloat16")
+    )
+    assert half == pytest.approx(exact, rel=0.02)
+    assert half != exact
+
+
 @pytest.mark.parametrize("micro_batch", [1, 2])
 def test_loss_falls_on_exactly_the_labels_of_the_rows(tiny, rows, tmp_path, monkeypatch, micro_batch):
     from agentdistill.training.trainer import AgentTrainer
