@@ -8,9 +8,9 @@ but no dropout, so that the losses can be compared), 8 rows an optimiser step. S
 it on a CPU: no gradient checkpointing, nothing cut, grouped by length, batches of 1, 4 and 8, exact labels.
 Printed: label tokens a second over the whole pass, by the clock of the process's CPU time (with one thread
 the wall clock's on an idle machine, and less disturbed by others on a busy one), peak memory of the
-process, the loss of the first step (equal weights: equal in all variants up to the order of rows), and our
-ratio to the best stock variant. `packing` says by how much a row's loss packed with others differs from its
-loss alone, at most over all rows.
+process, the loss of the first step (equal weights: equal in all variants up to the order of rows), our ratio
+to the best stock variant, and ours in bf16 to ours in float32, which all others are. `packing` says by how
+much a row's loss packed with others differs from its loss alone, at most over all rows.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import Any
 
 STOCK = {"stock, batch 1": 1, "stock, batch 4": 4, "stock, batch 8": 8}
 OURS = {"ours, 1 row": 1, "ours, 2 rows": 2, "ours, 4 rows": 4, "ours, 8 rows": 8}
+HALF = {"ours, 4 rows, bf16": 4}
 PACKED = "packing"
 STEP = 8
 """Rows an optimiser step, in all variants."""
@@ -168,7 +169,9 @@ def measure(name: str, runs: list[Path], limit: int, student: str) -> dict[str, 
         elif name in STOCK:
             found = train_stock(rows, config, base, STOCK[name], out)
         else:
-            found = train_ours(rows, replace(config, micro_batch=OURS[name]), base, out)
+            precision = "bfloat16" if name in HALF else "float32"
+            settings = replace(config, micro_batch=(OURS | HALF)[name], precision=precision)
+            found = train_ours(rows, settings, base, out)
     size = {
         "rows": len(rows),
         "labels": sum(row.trained for row in rows),
@@ -183,14 +186,14 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--student", default="smollm2-135m")
-    parser.add_argument("--only", action="append", choices=[*STOCK, *OURS, PACKED])
+    parser.add_argument("--only", action="append", choices=[*STOCK, *OURS, *HALF, PACKED])
     parser.add_argument("--child", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
         print(json.dumps(measure(given.child, given.runs, given.rows, given.student)))
         return
     speeds: dict[str, float] = {}
-    for name in given.only or [*STOCK, *OURS, PACKED]:
+    for name in given.only or [*STOCK, *OURS, *HALF, PACKED]:
         command = [sys.executable, __file__, *map(str, given.runs), "--child", name]
         command += ["--rows", str(given.rows), "--student", given.student]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -210,6 +213,10 @@ def main() -> None:
     ours = max((speed for name, speed in speeds.items() if name in OURS), default=0.0)
     if stock and ours:
         print(f"ratio of the best: {ours / stock:.2f}")
+    for name, rows in HALF.items():
+        same = f"ours, {rows} rows"
+        if name in speeds and same in speeds:
+            print(f"ratio of bf16 to float32, {rows} rows a pass: {speeds[name] / speeds[same]:.2f}")
 
 
 if __name__ == "__main__":
