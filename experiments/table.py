@@ -42,6 +42,7 @@ TESTS = (
     ("agent-distill", "first-thought"),
     ("agent-distill", "candidates-8"),
     ("agent-distill", "both"),
+    ("cot-distill", "candidates-8"),
     ("cot-distill", "both"),
     ("knowledge-off", "knowledge"),
     ("first-thought", "knowledge"),
@@ -80,6 +81,8 @@ def verdicts(run: Path) -> dict[str, bool]:
 
 
 def share(right: int, n: int) -> str:
+    if not n:
+        return ""
     low, high = wilson(right, n)
     return f"{right} of {n}: {right / n:.1%} ({100 * low:.1f} to {100 * high:.1f})"
 
@@ -116,7 +119,7 @@ def main(folder: Path, elsewhere: dict[str, Path]) -> None:
             print(
                 f"| {ROWS[before]} -> {ROWS[after]} | {kind}, {test.n} | {100 * test.difference:+.1f} "
                 f"({100 * test.low:+.1f} to {100 * test.high:+.1f}) | {test.gained}, {test.lost} "
-                f"| {test.p:.2f} | {100 * least:.0f} |"
+                f"| {test.p:.2g} | {100 * least:.0f} |"
             )
 
 
