@@ -26,6 +26,10 @@ HINT = "Solve it as in the example."
 """Instead of the shipped hints: those speak of the final answer, and the model gives just that, no code."""
 
 
+SHIPPED_THOUGHT = "what is known, what is asked, and how to get from one to the other, in a few sentences."
+THOUGHT = "how the program gets the answer, in one or two sentences. No results here."
+
+
 class Example(NamedTuple):
     question: str
     thought: str
@@ -235,16 +239,12 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
 
 
 def prompt_file(subset: str, examples: Sequence[Example]) -> str:
+    """ValueError if the shipped prompt no longer has the places that are replaced here."""
     shipped = load_prompts("teacher").content
     asked = [f"\n\nExample:\n{example.question}\n{FORM[subset]}\n{HINT}\n" for example in examples]
-    system = (
-        shipped["system_prompt"]
-        .split("\n\nExample:\nA crate")[0]
-        .replace(
-            "what is known, what is asked, and how to get from one to the other, in a few sentences.",
-            "how the program gets the answer, in one or two sentences. No results here.",
-        )
-    )
+    text = shipped["system_prompt"]
+    before, after = text[: text.index("\n\nExample:\nA crate")].split(SHIPPED_THOUGHT)
+    system = before + THOUGHT + after
     for question, example in zip(asked, examples, strict=True):
         system += f"{question}Thought: {example.thought}\n<code>\n{example.code}\n</code>"
     chain = shipped["chain_of_thought"].split("{%- else -%}")[1].split("{%- endif %}")[0].strip()

@@ -1,4 +1,4 @@
-"""The experiment's table in Markdown, from packed or plain RUNs: rows, two averages, paired tests.
+"""The experiment's table in Markdown, from packed or plain RUNs: rows, averages, paired tests, BBH's subsets.
 
     python experiments/table.py experiments/table [NAME=RUN ...]
 
@@ -18,6 +18,7 @@ import shutil
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from agentdistill import grade
@@ -37,6 +38,12 @@ ROWS = {
     "teacher-cot": "teacher, chain of thought",
     "teacher-agent": "teacher, agent",
 }
+TAUGHT = {
+    "train-off": "taught, agent",
+    "train-content": "taught, agent with a first thought",
+    "train-cot": "taught, chain of thought",
+}
+"""The teacher's attempts at training tasks."""
 TESTS = (
     ("cot-distill", "agent-distill"),
     ("agent-distill", "first-thought"),
@@ -87,13 +94,33 @@ def share(right: int, n: int) -> str:
     return f"{right} of {n}: {right / n:.1%} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def main(folder: Path, elsewhere: dict[str, Path]) -> None:
+def read(folder: Path, names: Iterable[str], elsewhere: dict[str, Path]) -> dict[str, dict[str, bool]]:
     found: dict[str, dict[str, bool]] = {}
-    for name in ROWS:
+    for name in names:
         row = elsewhere.get(name, folder / name)
         for run in (row, *sorted(folder.glob(f"{name}.*"))):
             if run.is_dir():
                 found.setdefault(name, {}).update(verdicts(run))
+    return found
+
+
+def by_subset(names: dict[str, str], found: dict[str, dict[str, bool]]) -> None:
+    """Right of all by BBH subset, a row each."""
+    cells: dict[str, dict[str, list[bool]]] = {name: defaultdict(list) for name in found}
+    for name, row in found.items():
+        for task, right in row.items():
+            if task.startswith("bbh/"):
+                cells[name][task.removeprefix("bbh/").partition(":")[0]].append(right)
+    subsets = sorted({subset for row in cells.values() for subset in row})
+    print(f"\n| by BBH subset | {' | '.join(subset.replace('_', ' ') for subset in subsets)} |")
+    print("|---" * (len(subsets) + 1) + "|")
+    for name, row in cells.items():
+        counts = [f"{sum(row[s])} of {len(row[s])}" if s in row else "" for s in subsets]
+        print(f"| {names[name]} | {' | '.join(counts)} |")
+
+
+def main(folder: Path, elsewhere: dict[str, Path]) -> None:
+    found = read(folder, ROWS, elsewhere)
     seen = {column(task)[0] for row in found.values() for task in row}
     columns = [name for name, _ in COLUMNS.values() if name in seen]
     print(f"| | {' | '.join(columns)} | real benchmarks | generated families |")
@@ -121,6 +148,9 @@ def main(folder: Path, elsewhere: dict[str, Path]) -> None:
                 f"({100 * test.low:+.1f} to {100 * test.high:+.1f}) | {test.gained}, {test.lost} "
                 f"| {test.p:.2g} | {100 * least:.0f} |"
             )
+    by_subset(ROWS, found)
+    if taught := read(folder, TAUGHT, {}):
+        by_subset(TAUGHT, taught)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,7 @@
 
 Writes into OUT, the same on every machine:
 
-    train_bbh.jsonl       BBH's build half, the ten subsets in turns
-    train_gsm8k.jsonl     GSM8K train, questions of at most two calculator notes; its last 400 rows left out
-    train_families.jsonl  arithmetic and lookup in turns, levels 1 to 3
+    bbh_build.jsonl       what the teacher solves: BBH's build half, the ten subsets in turns (bbh_halves.py)
     test.jsonl            100 of BBH's test half, 20 of gsm8k_dev, 20 of MATH500 (level 1 and 2), 36 of the
                           families, mixed, so that any first part has some of each
     test_cot.jsonl        the same with lookup's table in the question: a chain of thought has no variables
@@ -30,12 +28,9 @@ from pathlib import Path
 
 from bbh_halves import main as write_halves
 
-from agentdistill.tasks.families import Split, make_tasks
+from agentdistill.tasks.families import make_tasks
 from agentdistill.tasks.load import load_tasks, write_tasks
 from agentdistill.types import Task
-
-NOTES = 2
-"""Calculator notes (`<<48/2=24>>`) of a GSM8K question that a small student may learn from."""
 
 
 def with_table(task: Task) -> Task:
@@ -54,27 +49,15 @@ def in_turns(*columns: Sequence[Task]) -> list[Task]:
     return [task for task in chain.from_iterable(zip_longest(*columns)) if task is not None]
 
 
-def families(n: int, seed: int, split: Split) -> list[Task]:
-    return in_turns(*(make_tasks(name, n, seed, split=split) for name in ("arithmetic", "lookup")))
-
-
 def main(data: Path, out: Path) -> None:
     write_halves(out)
-    build, test = (load_tasks(str(out / f"bbh_{half}.jsonl")).tasks for half in ("build", "test"))
-    write_tasks(out / "train_bbh.jsonl", build)
-
-    gsm8k = load_tasks(str(data / "gsm8k_train.jsonl")).tasks[:-400]
-    raw = (data / "gsm8k_train.jsonl").read_text(encoding="utf-8").splitlines()
-    easy = [task for task, row in zip(gsm8k, raw, strict=False) if row.count("<<") <= NOTES]
-    write_tasks(out / "train_gsm8k.jsonl", random.Random(11).sample(easy, 400))  # noqa: S311
-    write_tasks(out / "train_families.jsonl", families(200, 611, "train"))
-
+    test = load_tasks(str(out / "bbh_test.jsonl")).tasks
     level = [t for t in load_tasks(str(data / "math500_test.jsonl")).tasks if int(t.meta["level"]) <= 2]
     mixed = [
         *test[40:140],
         *load_tasks(str(data / "gsm8k_dev.jsonl")).tasks[-20:],
         *level[:20],
-        *families(18, 2977, "test"),
+        *in_turns(*(make_tasks(family, 18, 2977, split="test") for family in ("arithmetic", "lookup"))),
     ]
     random.Random(3).shuffle(mixed)  # noqa: S311
     write_tasks(out / "test.jsonl", mixed)
