@@ -31,10 +31,12 @@ def build_agent(
     max_steps: int = 5,
 ) -> CodeAgent:
     """An agent for one attempt."""
+    system, final = system_prompt(prompts, tools), prompts.templates["final_answer"]
+    final = {**final, "pre_messages": final["pre_messages"].replace("{{system_prompt}}", system)}
     return CodeAgent(
         tools=list(tools),
         model=model,
-        prompt_templates={**prompts.templates, "system_prompt": _verbatim(system_prompt(prompts, tools))},
+        prompt_templates={**prompts.templates, "system_prompt": _verbatim(system), "final_answer": final},
         executor=executor,
         code_block_tags=CODE_BLOCK_TAGS,
         max_steps=max_steps,

@@ -45,7 +45,8 @@ class Prompts:
 
     @property
     def templates(self) -> dict[str, Any]:
-        """What `CodeAgent(prompt_templates=...)` takes; keys of ours left out."""
+        """What `CodeAgent(prompt_templates=...)` takes, but that `{{system_prompt}}` in
+        `final_answer.pre_messages` stands for the rendered system prompt; keys of ours left out."""
         return {key: self.content[key] for key in list(_REQUIRED)[:4]}
 
     @property

@@ -74,14 +74,6 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_prompts(str(tmp_path / "nowhere.yaml"))
 
 
-def test_the_students_forced_final_call_shares_its_system_prompt() -> None:
-    """Else the engine computes the whole conversation again for that call."""
-    from agentdistill.agent.build import system_prompt
-
-    prompts = load_prompts("student")
-    assert prompts.content["final_answer"]["pre_messages"] == system_prompt(prompts)
-
-
 def test_with_a_search_the_chain_of_thought_only_plans() -> None:
     """A first thought that states a fact from memory is a fact that the agent no longer looks up."""
     from agentdistill.agent.build import chain_of_thought_prompt
