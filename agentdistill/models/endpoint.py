@@ -80,6 +80,10 @@ class _TemporaryError(ModelError):
     """No usable reply this time."""
 
 
+class _LateError(_TemporaryError):
+    """No reply, or not all of it, in the time of a call."""
+
+
 class Endpoint:
     """BASE_URL as one user with one key sees it. Safe for threads. `name` is the model's, for messages."""
 
@@ -138,7 +142,11 @@ class Endpoint:
             if self._closed.is_set():
                 raise ModelError(f"{self._where} is closed")
             begun = time.monotonic()
-            status, headers, body = self._send("POST", self.base_url + path, data, streamed)
+            try:
+                status, headers, body = self._send("POST", self.base_url + path, data, streamed)
+            except _LateError:
+                call.refused = True  # as many calls again would be late again: nothing would ever be answered
+                raise
             call.refused = status in _BUSY
             call.answered_in_time = status == 200 and time.monotonic() - begun < self.seconds / 2
             if status in _BUSY:
@@ -180,8 +188,9 @@ class Endpoint:
         except (NewConnectionError, MaxRetryError) as error:
             raise self._temporary(f"Connection error: {_line(error)}", "is the server up?") from error
         except TimeoutError as error:
-            raise self._temporary(
-                f"not in {self.seconds:g} s", "a longer time limit, fewer tokens, or fewer calls at once"
+            raise _LateError(
+                f"{self._where} did not answer: not in {self.seconds:g} s",
+                "fewer tokens a step, or fewer calls at once",
             ) from error
         except ValueError as error:  # LocationValueError is an HTTPError too; so says http.client of a key
             raise ModelError(f"{self._where}: this cannot be sent: {_line(error)}") from error

@@ -210,6 +210,23 @@ def test_calls_in_flight_come_down_to_what_the_endpoint_takes(server: Endpoint, 
     assert server.given["busy"] < 300, "one in three requests or more would be refused without a limit"
 
 
+def test_calls_in_flight_come_down_to_what_is_answered_in_time(server: Endpoint, opened: Open) -> None:
+    """Else a server too slow for so many calls is asked for them again and again, and answers none."""
+    one_at_a_time = threading.Lock()
+
+    def slowly(_: object) -> None:
+        with one_at_a_time:
+            time.sleep(0.05)
+
+    server.answer = slowly
+    model = opened(seconds=0.4, retries=30)
+    assert model.in_flight_limit == 16, "the last of 16 would wait for 0.8 s"
+    with ThreadPoolExecutor(16) as pool:
+        done = list(pool.map(lambda _: model.sample(ASK)[0].text, range(32)))
+    assert done == [COUNTED] * 32
+    assert model.in_flight_limit <= 8
+
+
 def test_calls_in_flight_grow_while_the_endpoint_answers(server: Endpoint, opened: Open) -> None:
     server.latency = 0.02
     model = opened(ceiling=48)
