@@ -3,8 +3,9 @@
 Guaranteed: never more calls in flight than the limit, which stays between 1 and `ceiling`; the limit grows
 with every call that is answered in time, at first by one a call (it doubles in the time of one answer), after
 the first refusal by one in the time of one answer; it is halved when calls are turned away or come too late,
-once for all calls that were in flight together; a Retry-After holds back all calls. Not guaranteed: fairness between
-waiting calls. No library in good care does this for threads (urllib3 and tenacity neither), hence own code.
+once for all calls that were in flight together; a Retry-After holds back all calls. Not guaranteed: fairness
+between waiting calls. No library in good care does this for threads (urllib3 and tenacity neither), hence own
+code.
 """
 
 from __future__ import annotations
