@@ -24,7 +24,7 @@ def main(out: Path, runs: Sequence[Path]) -> None:
     with out.open("w", encoding="utf-8") as file:
         for run in runs:
             for chain in read_trajectories(run):
-                status, text = cut(chain.messages[-1].content, chain.task, "content")
+                status, text = cut(chain.messages[-1]["content"], chain.task, "content")
                 statuses[status.value] += 1
                 if text:
                     row = {"id": chain.task.id, "first_thought": text}

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The training data of the third configuration from the packed RUNs: OUT/data-agent (200 rows), OUT/data-cot (97).
+# The training data of the third configuration from the packed RUNs: OUT/data-agent (200 rows), OUT/data-cot (97),
+# OUT/data-first (ROWS, agent with first thoughts).
 #   bash experiments/table_data.sh OUT GSM8K_DEV        (OUT is a new folder; agentdistill's environment is active)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -16,8 +17,9 @@ unpack() { # RUN NAME
 python "$here/bbh_prompts.py" prompts
 for run in "$here"/table-3/train-off.*; do unpack "$run" "agent.${run##*.}"; done
 for run in "$here"/table-3/train-cot.*; do unpack "$run" "chains.${run##*.}"; done
+for run in "$here"/table-3/train-content.*; do unpack "$run" "content.${run##*.}"; done
+for run in "$here"/table-3/train-first.*; do unpack "$run" "content.${run##*.}-2"; done
 for subset in date_understanding navigate; do
-    unpack "$here/table-3/train-content.$subset" "content.$subset"
     python "$here/chains.py" "content.$subset" "chains.$subset" "prompts/$subset.yaml"
 done
 
@@ -33,6 +35,7 @@ unpack "$here/first-thought-2/gsm8k-content" content.gsm8k-2
 unpack "$here/first-thought/hotpotqa-content" content.hotpotqa
 for run in gsm8k-1 gsm8k-2 families hotpotqa; do python "$here/chains.py" "content.$run" "chains.$run"; done
 
-for run in agent.* chains.*; do agentdistill grade "$run" --json >/dev/null 2>&1; done
+for run in agent.* content.* chains.*; do agentdistill grade "$run" --json >/dev/null 2>&1; done
+agentdistill curate content.* -o data-first --test "$tests"
 agentdistill curate agent.* -o data-agent --test "$tests"
 agentdistill curate chains.* -o data-cot --test "$tests"
