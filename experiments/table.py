@@ -35,6 +35,7 @@ ROWS = {
     "both": "+ both",
     "knowledge-off": "+ first thought, trained with a knowledge base",
     "knowledge": "+ knowledge base",
+    "agent-knowledge": "+ knowledge base",
     "teacher-cot": "teacher, chain of thought",
     "teacher-agent": "teacher, agent",
 }
@@ -53,6 +54,7 @@ TESTS = (
     ("cot-distill", "both"),
     ("knowledge-off", "knowledge"),
     ("first-thought", "knowledge"),
+    ("agent-distill", "agent-knowledge"),
 )
 REAL = "real"
 GENERATED = "generated"

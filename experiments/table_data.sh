@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The training data of the third configuration from the packed RUNs: OUT/data-agent (200 rows), OUT/data-cot (97),
-# OUT/data-first (ROWS, agent with first thoughts).
+# The training data of the third configuration from the packed RUNs: OUT/data-agent (200 rows), OUT/data-first (165,
+# agent with first thoughts), OUT/data-cot (97).
 #   bash experiments/table_data.sh OUT GSM8K_DEV        (OUT is a new folder; agentdistill's environment is active)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -18,7 +18,6 @@ python "$here/bbh_prompts.py" prompts
 for run in "$here"/table-3/train-off.*; do unpack "$run" "agent.${run##*.}"; done
 for run in "$here"/table-3/train-cot.*; do unpack "$run" "chains.${run##*.}"; done
 for run in "$here"/table-3/train-content.*; do unpack "$run" "content.${run##*.}"; done
-for run in "$here"/table-3/train-first.*; do unpack "$run" "content.${run##*.}-2"; done
 for subset in date_understanding navigate; do
     python "$here/chains.py" "content.$subset" "chains.$subset" "prompts/$subset.yaml"
 done
