@@ -36,6 +36,8 @@ ROWS = {
     "knowledge-off": "+ first thought, trained with a knowledge base",
     "knowledge": "+ knowledge base",
     "agent-knowledge": "+ knowledge base",
+    "cot-distill-2": "chain of thought, distilled, second seed",
+    "agent-distill-2": "agent, distilled, second seed",
     "teacher-cot": "teacher, chain of thought",
     "teacher-agent": "teacher, agent",
 }
@@ -55,6 +57,7 @@ TESTS = (
     ("knowledge-off", "knowledge"),
     ("first-thought", "knowledge"),
     ("agent-distill", "agent-knowledge"),
+    ("cot-distill-2", "agent-distill-2"),
 )
 REAL = "real"
 GENERATED = "generated"
