@@ -52,6 +52,7 @@ TESTS = (
     ("agent-distill", "first-thought"),
     ("agent-distill", "candidates-8"),
     ("agent-distill", "both"),
+    ("first-thought", "both"),
     ("cot-distill", "candidates-8"),
     ("cot-distill", "both"),
     ("knowledge-off", "knowledge"),
