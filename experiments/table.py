@@ -139,24 +139,34 @@ def main(folder: Path, elsewhere: dict[str, Path]) -> None:
         counts = [f"{sum(cells[c])} of {len(cells[c])}" if cells[c] else "" for c in columns]
         averages = [share(sum(cells[kind]), len(cells[kind])) for kind in (REAL, GENERATED)]
         print(f"| {ROWS[name]} | {' | '.join(counts + averages)} |")
+    paired(ROWS, found, TESTS)
+    by_subset(ROWS, found)
+    if taught := read(folder, TAUGHT, {}):
+        paired(TAUGHT, taught, (("train-off", "train-content"),))
+        by_subset(TAUGHT, taught)
+
+
+def paired(
+    names: dict[str, str], found: dict[str, dict[str, bool]], tests: Iterable[tuple[str, str]]
+) -> None:
+    """A paired test a row, on the tasks that both rows have."""
     print("\n| paired | on | difference, points | wrong to right, right to wrong | p | could see |")
     print("|---" * 6 + "|")
-    for before, after in TESTS:
+    for before, after in tests:
         if before not in found or after not in found:
             continue
         for kind in (REAL, GENERATED):
             tasks = [task for task in found[before] if task in found[after] and column(task)[1] == kind]
+            if not tasks:
+                continue
             test = paired_difference([found[before][t] for t in tasks], [found[after][t] for t in tasks])
             flips = max(test.gained + test.lost, 1)
             least = SEEN * math.sqrt(flips / test.n**2)
             print(
-                f"| {ROWS[before]} -> {ROWS[after]} | {kind}, {test.n} | {100 * test.difference:+.1f} "
+                f"| {names[before]} -> {names[after]} | {kind}, {test.n} | {100 * test.difference:+.1f} "
                 f"({100 * test.low:+.1f} to {100 * test.high:+.1f}) | {test.gained}, {test.lost} "
                 f"| {test.p:.2g} | {100 * least:.0f} |"
             )
-    by_subset(ROWS, found)
-    if taught := read(folder, TAUGHT, {}):
-        by_subset(TAUGHT, taught)
 
 
 if __name__ == "__main__":
