@@ -28,7 +28,7 @@ unpack "$here/first-thought-2/gsm8k-off" agent.gsm8k-2
 unpack "$here/first-thought/hotpotqa-off" agent.hotpotqa
 unpack "$here/first-thought-2/families-off" agent.families
 unpack "$here/first-thought/gsm8k-content" all.gsm8k
-unpack "$here/../agentdistill/recorded" all.families
+unpack "$here/first-thought-2/families-content" all.families
 python "$here/same_tasks.py" all.gsm8k content.gsm8k-1 agent.gsm8k-1
 python "$here/same_tasks.py" all.families content.families agent.families
 unpack "$here/first-thought-2/gsm8k-content" content.gsm8k-2

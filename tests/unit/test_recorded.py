@@ -12,7 +12,7 @@ from agentdistill.stages.recorded import unpack_run
 def test_the_shipped_attempts_come_out_and_again(tmp_path: Path) -> None:
     out = unpack_run(tmp_path / "deep" / "run")
     assert unpack_run(out) == out
-    assert len(list(read_trajectories(out))) == 100
+    assert len(list(read_trajectories(out))) == 134
     assert read_run_json(out)["stage"] == "generate"
 
 
