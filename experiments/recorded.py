@@ -2,8 +2,9 @@
 
     python experiments/recorded.py agentdistill/recorded experiments/table-4/train-off.{arithmetic,lookup}
 
-Of each RUN's first 100 tasks those of level 1 and 2, which is what the quickstart is tested on, in turns, right or wrong:
-nothing is picked. The RUNs must agree in all that shapes an attempt but the port of the server; run.json is the first one's.
+Of each RUN's first 100 tasks those of level 1 and 2, which is what the quickstart is tested on, in turns,
+right or wrong: nothing is picked. The RUNs must agree in all that shapes an attempt but the port of the
+server; run.json is the first one's.
 """
 
 from __future__ import annotations

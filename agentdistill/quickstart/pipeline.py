@@ -50,7 +50,7 @@ FILE_TASKS = 40
 """Tasks taken from an `--eval` file."""
 LIVE_SEED, HELD_OUT_SEED = 7, 11
 TRAINING = replace(PRESETS["quick"], epochs=1.0, batch_size=2)
-"""One pass in small steps: with about 110 rows of 190 tokens all there is time for on two cores."""
+"""One pass in small steps: with about 140 rows of 190 tokens all there is time for on two cores."""
 
 
 class _Clock:

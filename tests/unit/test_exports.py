@@ -42,7 +42,7 @@ HUGE = "row 1: Ω\n" * 60_000
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packaged RUN of 100 real attempts, graded."""
+    """The packaged RUN of 134 real attempts, graded."""
     packed = Path(agentdistill.__file__).parent / "recorded"
     run = tmp_path_factory.mktemp("recorded") / "run"
     run.mkdir()
