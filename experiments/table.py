@@ -1,4 +1,6 @@
-"""The experiment's table in Markdown, from packed or plain RUNs: rows, averages, paired tests, BBH's subsets.
+"""The experiment's table in Markdown, from packed or plain RUNs.
+
+Rows with their averages, paired tests, and the rows by BBH subset and by level of the generated families.
 
     python experiments/table.py experiments/table [NAME=RUN ...]
 
@@ -18,8 +20,9 @@ import shutil
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from agentdistill import grade
 from agentdistill.evaluation.stats import paired_difference, wilson
@@ -78,7 +81,13 @@ def column(task: str) -> tuple[str, str]:
     return next(found for pattern, found in COLUMNS.items() if re.match(pattern, task))
 
 
-def verdicts(run: Path) -> dict[str, bool]:
+class Verdict(NamedTuple):
+    right: bool
+    level: int | None
+    """How difficult, 1 to 3; only the families say so."""
+
+
+def verdicts(run: Path) -> dict[str, Verdict]:
     """By task id."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "run"
@@ -90,7 +99,10 @@ def verdicts(run: Path) -> dict[str, bool]:
         (copy / "trajectories.jsonl").write_bytes(text)
         grade(copy)
         scores = read_scores(copy)
-        return {made.task.id: scores[made.id].correct for made in read_trajectories(copy)}
+        return {
+            made.task.id: Verdict(scores[made.id].correct, made.task.meta.get("level"))
+            for made in read_trajectories(copy)
+        }
 
 
 def share(right: int, n: int) -> str:
@@ -100,8 +112,8 @@ def share(right: int, n: int) -> str:
     return f"{right} of {n}: {right / n:.1%} ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def read(folder: Path, names: Iterable[str], elsewhere: dict[str, Path]) -> dict[str, dict[str, bool]]:
-    found: dict[str, dict[str, bool]] = {}
+def read(folder: Path, names: Iterable[str], elsewhere: dict[str, Path]) -> dict[str, dict[str, Verdict]]:
+    found: dict[str, dict[str, Verdict]] = {}
     for name in names:
         row = elsewhere.get(name, folder / name)
         for run in (row, *sorted(folder.glob(f"{name}.*"))):
@@ -110,18 +122,34 @@ def read(folder: Path, names: Iterable[str], elsewhere: dict[str, Path]) -> dict
     return found
 
 
-def by_subset(names: dict[str, str], found: dict[str, dict[str, bool]]) -> None:
-    """Right of all by BBH subset, a row each."""
+def subset(task: str, _: Verdict) -> str | None:
+    return task.removeprefix("bbh/").partition(":")[0].replace("_", " ") if task.startswith("bbh/") else None
+
+
+def level(task: str, verdict: Verdict) -> str | None:
+    where, kind = column(task)
+    return f"{where} {verdict.level}" if kind == GENERATED else None
+
+
+def by_part(
+    title: str,
+    part: Callable[[str, Verdict], str | None],
+    names: dict[str, str],
+    found: dict[str, dict[str, Verdict]],
+) -> None:
+    """Right of all by part of the tasks, a row each; tasks of no part are left out."""
     cells: dict[str, dict[str, list[bool]]] = {name: defaultdict(list) for name in found}
     for name, row in found.items():
-        for task, right in row.items():
-            if task.startswith("bbh/"):
-                cells[name][task.removeprefix("bbh/").partition(":")[0]].append(right)
-    subsets = sorted({subset for row in cells.values() for subset in row})
-    print(f"\n| by BBH subset | {' | '.join(subset.replace('_', ' ') for subset in subsets)} |")
-    print("|---" * (len(subsets) + 1) + "|")
-    for name, row in cells.items():
-        counts = [f"{sum(row[s])} of {len(row[s])}" if s in row else "" for s in subsets]
+        for task, verdict in row.items():
+            if where := part(task, verdict):
+                cells[name][where].append(verdict.right)
+    parts = sorted({where for row in cells.values() for where in row})
+    if not parts:
+        return
+    print(f"\n| {title} | {' | '.join(parts)} |")
+    print("|---" * (len(parts) + 1) + "|")
+    for name, of in cells.items():
+        counts = [f"{sum(of[p])} of {len(of[p])}" if p in of else "" for p in parts]
         print(f"| {names[name]} | {' | '.join(counts)} |")
 
 
@@ -133,21 +161,22 @@ def main(folder: Path, elsewhere: dict[str, Path]) -> None:
     print("|---" * (len(columns) + 3) + "|")
     for name, row in found.items():
         cells: dict[str, list[bool]] = defaultdict(list)
-        for task, right in row.items():
+        for task, verdict in row.items():
             for where in column(task):
-                cells[where].append(right)
+                cells[where].append(verdict.right)
         counts = [f"{sum(cells[c])} of {len(cells[c])}" if cells[c] else "" for c in columns]
         averages = [share(sum(cells[kind]), len(cells[kind])) for kind in (REAL, GENERATED)]
         print(f"| {ROWS[name]} | {' | '.join(counts + averages)} |")
     paired(ROWS, found, TESTS)
-    by_subset(ROWS, found)
+    by_part("by BBH subset", subset, ROWS, found)
+    by_part("by level", level, ROWS, found)
     if taught := read(folder, TAUGHT, {}):
         paired(TAUGHT, taught, (("train-off", "train-content"),))
-        by_subset(TAUGHT, taught)
+        by_part("by BBH subset", subset, TAUGHT, taught)
 
 
 def paired(
-    names: dict[str, str], found: dict[str, dict[str, bool]], tests: Iterable[tuple[str, str]]
+    names: dict[str, str], found: dict[str, dict[str, Verdict]], tests: Iterable[tuple[str, str]]
 ) -> None:
     """A paired test a row, on the tasks that both rows have."""
     print("\n| paired | on | difference, points | wrong to right, right to wrong | p | could see |")
@@ -159,7 +188,9 @@ def paired(
             tasks = [task for task in found[before] if task in found[after] and column(task)[1] == kind]
             if not tasks:
                 continue
-            test = paired_difference([found[before][t] for t in tasks], [found[after][t] for t in tasks])
+            test = paired_difference(
+                [found[before][t].right for t in tasks], [found[after][t].right for t in tasks]
+            )
             flips = max(test.gained + test.lost, 1)
             least = SEEN * math.sqrt(flips / test.n**2)
             print(
