@@ -179,11 +179,12 @@ def paired(
     names: dict[str, str], found: dict[str, dict[str, Verdict]], tests: Iterable[tuple[str, str]]
 ) -> None:
     """A paired test a row, on the tasks that both rows have."""
+    tests = [(before, after) for before, after in tests if before in found and after in found]
+    if not tests:
+        return
     print("\n| paired | on | difference, points | wrong to right, right to wrong | p | could see |")
     print("|---" * 6 + "|")
     for before, after in tests:
-        if before not in found or after not in found:
-            continue
         for kind in (REAL, GENERATED):
             tasks = [task for task in found[before] if task in found[after] and column(task)[1] == kind]
             if not tasks:
