@@ -84,7 +84,7 @@ def column(task: str) -> tuple[str, str]:
 class Verdict(NamedTuple):
     right: bool
     level: int | None
-    """How difficult, 1 to 3; only the families say so."""
+    """How difficult, as the task says; 1 to 3 of the families."""
 
 
 def verdicts(run: Path) -> dict[str, Verdict]:

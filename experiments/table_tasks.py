@@ -8,9 +8,10 @@ Writes into OUT, the same on every machine:
     gsm8k_easy.jsonl      and rows of GSM8K train that take one or two steps, neither its first 60 (in earlier
     arithmetic.jsonl      data) nor its last 400 (to tune on), and the families
     lookup.jsonl
+    lookup_cot.jsonl      lookup with its table in the question: a chain of thought has no variables
     test.jsonl            100 of BBH's test half, 20 of gsm8k_dev, 20 of MATH500 (level 1 and 2), 36 of the
                           families, mixed, so that any first part has some of each
-    test_cot.jsonl        the same with lookup's table in the question: a chain of thought has no variables
+    test_cot.jsonl        the same with lookup's table in the question
     test_qa.jsonl         10 of HotpotQA, 10 of MuSiQue, whose evidence is in passages.jsonl
 
 No task is tested on twice: the first two tables had the first 40 of BBH's test half, the first rows of
@@ -83,7 +84,9 @@ def main(data: Path, out: Path, fresh: Fresh) -> None:
     write_halves(out)
     write_tasks(out / "gsm8k_easy.jsonl", easy(data)[:600])
     for family in ("arithmetic", "lookup"):
-        write_tasks(out / f"{family}.jsonl", make_tasks(family, 300, 5101, split="train"))
+        tasks = make_tasks(family, 300, 5101, split="train")
+        write_tasks(out / f"{family}.jsonl", tasks)
+    write_tasks(out / "lookup_cot.jsonl", [with_table(task) for task in tasks])
     test = load_tasks(str(out / "bbh_test.jsonl")).tasks
     level = [t for t in load_tasks(str(data / "math500_test.jsonl")).tasks if int(t.meta["level"]) <= 2]
     mixed = [
