@@ -13,6 +13,9 @@ Writes into OUT, the same on every machine:
                           families, mixed, so that any first part has some of each
     test_cot.jsonl        the same with lookup's table in the question
     test_qa.jsonl         10 of HotpotQA, 10 of MuSiQue, whose evidence is in passages.jsonl
+    pilot.jsonl           for a student's failures to be read and made notes of: the last 4 of each of BBH's
+                          build half (most of them trained on), 10 of those rows of GSM8K train that are kept
+                          to tune on, 18 of the families
 
 No task is tested on twice: the first two tables had the first 40 of BBH's test half, the first rows of
 gsm8k_dev and another seed of the families; the first 30 of HotpotQA were trained on.
@@ -26,6 +29,7 @@ import json
 import os
 import random
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, zip_longest
@@ -80,6 +84,18 @@ def easy(data: Path) -> list[Task]:
     return [task for task in load_tasks(str(file)).tasks[60:-400] if 1 <= steps[task.id] <= 2]
 
 
+def pilot(data: Path, build: Sequence[Task]) -> list[Task]:
+    subsets: dict[str, list[Task]] = defaultdict(list)
+    for task in build:
+        subsets[task.id.partition(":")[0]].append(task)
+    return [
+        *chain.from_iterable(tasks[-4:] for tasks in subsets.values()),
+        *load_tasks(str(data / "gsm8k_train.jsonl")).tasks[-400:-390],
+        *make_tasks("arithmetic", 9, 5111, split="train"),
+        *make_tasks("lookup", 9, 5111, split="train"),
+    ]
+
+
 def main(data: Path, out: Path, fresh: Fresh) -> None:
     write_halves(out)
     write_tasks(out / "gsm8k_easy.jsonl", easy(data)[:600])
@@ -103,6 +119,7 @@ def main(data: Path, out: Path, fresh: Fresh) -> None:
         for name, first in (("hotpotqa", fresh.hotpotqa), ("musique", fresh.musique))
     ]
     write_tasks(out / "test_qa.jsonl", in_turns(*contexts))
+    write_tasks(out / "pilot.jsonl", pilot(data, load_tasks(str(out / "bbh_build.jsonl")).tasks))
 
 
 if __name__ == "__main__":
