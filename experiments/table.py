@@ -172,6 +172,14 @@ def main(folder: Path, elsewhere: dict[str, Path]) -> None:
     by_part("by level", level, ROWS, found)
     if taught := read(folder, TAUGHT, {}):
         paired(TAUGHT, taught, (("train-off", "train-content"),))
+        chains = taught.get("train-cot", {})
+        for right in (True, False):
+            print(f"\nFirst thoughts cut from chains that were {'right' if right else 'wrong'}:")
+            of = {
+                name: {t: v for t, v in row.items() if t in chains and chains[t].right == right}
+                for name, row in taught.items()
+            }
+            paired(TAUGHT, of, (("train-off", "train-content"),))
         by_part("by BBH subset", subset, TAUGHT, taught)
 
 
