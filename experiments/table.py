@@ -173,7 +173,7 @@ def main(folder: Path, elsewhere: dict[str, Path]) -> None:
     if taught := read(folder, TAUGHT, {}):
         paired(TAUGHT, taught, (("train-off", "train-content"),))
         chains = taught.get("train-cot", {})
-        for right in (True, False):
+        for right in (True, False) if chains and "train-content" in taught else ():
             print(f"\nFirst thoughts cut from chains that were {'right' if right else 'wrong'}:")
             of = {
                 name: {t: v for t, v in row.items() if t in chains and chains[t].right == right}

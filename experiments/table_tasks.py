@@ -99,10 +99,10 @@ def pilot(data: Path, build: Sequence[Task]) -> list[Task]:
 def main(data: Path, out: Path, fresh: Fresh) -> None:
     write_halves(out)
     write_tasks(out / "gsm8k_easy.jsonl", easy(data)[:600])
-    for family in ("arithmetic", "lookup"):
-        tasks = make_tasks(family, 300, 5101, split="train")
-        write_tasks(out / f"{family}.jsonl", tasks)
-    write_tasks(out / "lookup_cot.jsonl", [with_table(task) for task in tasks])
+    families = {name: make_tasks(name, 300, 5101, split="train") for name in ("arithmetic", "lookup")}
+    for name, tasks in families.items():
+        write_tasks(out / f"{name}.jsonl", tasks)
+    write_tasks(out / "lookup_cot.jsonl", [with_table(task) for task in families["lookup"]])
     test = load_tasks(str(out / "bbh_test.jsonl")).tasks
     level = [t for t in load_tasks(str(data / "math500_test.jsonl")).tasks if int(t.meta["level"]) <= 2]
     mixed = [
