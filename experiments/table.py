@@ -50,6 +50,7 @@ TAUGHT = {
     "train-cot": "taught, chain of thought",
 }
 """The teacher's attempts at training tasks."""
+TAUGHT_TEST = (("train-off", "train-content"),)
 TESTS = (
     ("cot-distill", "agent-distill"),
     ("agent-distill", "first-thought"),
@@ -171,30 +172,34 @@ def main(folder: Path, elsewhere: dict[str, Path]) -> None:
     by_part("by BBH subset", subset, ROWS, found)
     by_part("by level", level, ROWS, found)
     if taught := read(folder, TAUGHT, {}):
-        paired(TAUGHT, taught, (("train-off", "train-content"),))
-        chains = taught.get("train-cot", {})
+        paired(TAUGHT, taught, TAUGHT_TEST, [name for name, _ in COLUMNS.values()])
+        # What a thought was cut from goes before the chain that the chain-of-thought student learns.
+        chains = taught.get("train-cot", {}) | read(folder, ["thoughts"], {}).get("thoughts", {})
         for right in (True, False) if chains and "train-content" in taught else ():
             print(f"\nFirst thoughts cut from chains that were {'right' if right else 'wrong'}:")
             of = {
                 name: {t: v for t, v in row.items() if t in chains and chains[t].right == right}
                 for name, row in taught.items()
             }
-            paired(TAUGHT, of, (("train-off", "train-content"),))
+            paired(TAUGHT, of, TAUGHT_TEST, [name for name, _ in COLUMNS.values()])
         by_part("by BBH subset", subset, TAUGHT, taught)
 
 
 def paired(
-    names: dict[str, str], found: dict[str, dict[str, Verdict]], tests: Iterable[tuple[str, str]]
+    names: dict[str, str],
+    found: dict[str, dict[str, Verdict]],
+    tests: Iterable[tuple[str, str]],
+    parts: Iterable[str] = (REAL, GENERATED),
 ) -> None:
-    """A paired test a row, on the tasks that both rows have."""
+    """A paired test a row and part (a column or an average), on the tasks that both rows have."""
     tests = [(before, after) for before, after in tests if before in found and after in found]
     if not tests:
         return
     print("\n| paired | on | difference, points | wrong to right, right to wrong | p | could see |")
     print("|---" * 6 + "|")
     for before, after in tests:
-        for kind in (REAL, GENERATED):
-            tasks = [task for task in found[before] if task in found[after] and column(task)[1] == kind]
+        for part in parts:
+            tasks = [task for task in found[before] if task in found[after] and part in column(task)]
             if not tasks:
                 continue
             test = paired_difference(
@@ -203,7 +208,7 @@ def paired(
             flips = max(test.gained + test.lost, 1)
             least = SEEN * math.sqrt(flips / test.n**2)
             print(
-                f"| {names[before]} -> {names[after]} | {kind}, {test.n} | {100 * test.difference:+.1f} "
+                f"| {names[before]} -> {names[after]} | {part}, {test.n} | {100 * test.difference:+.1f} "
                 f"({100 * test.low:+.1f} to {100 * test.high:+.1f}) | {test.gained}, {test.lost} "
                 f"| {test.p:.2g} | {100 * least:.0f} |"
             )
