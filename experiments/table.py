@@ -39,6 +39,8 @@ ROWS = {
     "knowledge-off": "+ first thought, trained with a knowledge base",
     "knowledge": "+ knowledge base",
     "agent-knowledge": "+ knowledge base",
+    "knowledge-random": "+ a random entry, where there was one",
+    "knowledge-filler": "+ filler as long, where there was one",
     "cot-distill-2": "chain of thought, distilled, second seed",
     "agent-distill-2": "agent, distilled, second seed",
     "teacher-cot": "teacher, chain of thought",
@@ -62,6 +64,8 @@ TESTS = (
     ("knowledge-off", "knowledge"),
     ("first-thought", "knowledge"),
     ("agent-distill", "agent-knowledge"),
+    ("knowledge-random", "agent-knowledge"),
+    ("knowledge-filler", "agent-knowledge"),
     ("cot-distill-2", "agent-distill-2"),
 )
 REAL = "real"
