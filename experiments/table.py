@@ -64,6 +64,8 @@ TESTS = (
     ("knowledge-off", "knowledge"),
     ("first-thought", "knowledge"),
     ("agent-distill", "agent-knowledge"),
+    ("agent-distill", "knowledge-random"),
+    ("agent-distill", "knowledge-filler"),
     ("knowledge-random", "agent-knowledge"),
     ("knowledge-filler", "agent-knowledge"),
     ("cot-distill-2", "agent-distill-2"),
