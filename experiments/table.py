@@ -178,7 +178,8 @@ def main(folder: Path, elsewhere: dict[str, Path]) -> None:
     by_part("by BBH subset", subset, ROWS, found)
     by_part("by level", level, ROWS, found)
     if taught := read(folder, TAUGHT, {}):
-        paired(TAUGHT, taught, TAUGHT_TEST, [name for name, _ in COLUMNS.values()])
+        parts = [name for name, _ in COLUMNS.values()]
+        paired(TAUGHT, taught, TAUGHT_TEST, parts)
         # What a thought was cut from goes before the chain that the chain-of-thought student learns.
         chains = taught.get("train-cot", {}) | read(folder, ["thoughts"], {}).get("thoughts", {})
         for right in (True, False) if chains and "train-content" in taught else ():
@@ -187,7 +188,7 @@ def main(folder: Path, elsewhere: dict[str, Path]) -> None:
                 name: {t: v for t, v in row.items() if t in chains and chains[t].right == right}
                 for name, row in taught.items()
             }
-            paired(TAUGHT, of, TAUGHT_TEST, [name for name, _ in COLUMNS.values()])
+            paired(TAUGHT, of, TAUGHT_TEST, parts)
         by_part("by BBH subset", subset, TAUGHT, taught)
 
 
