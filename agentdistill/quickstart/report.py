@@ -95,7 +95,7 @@ def _differences(result: QuickstartResult) -> list[page.Difference]:
                     high=found.high,
                     gained=found.gained,
                     lost=found.lost,
-                    note=f"against untrained; exact McNemar p = {found.p:.2g}",
+                    note=f"Against untrained, exact McNemar p = {found.p:.2g}",
                 )
             )
     return rows
