@@ -43,7 +43,9 @@ if [ "$configuration" = 4 ]; then
     done
 fi
 
-for run in agent.* content.* chains.*; do agentdistill grade "$run" --json >/dev/null 2>&1; done
+for run in agent.* content.* chains.*; do
+    agentdistill grade "$run" --json >/dev/null 2>&1 || { echo "not graded: agentdistill grade $PWD/$run" >&2; exit 1; }
+done
 agentdistill curate content.* -o data-first --test "$tests"
 agentdistill curate agent.* -o data-agent --test "$tests"
 agentdistill curate chains.* -o data-cot --test "$tests"

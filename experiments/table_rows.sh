@@ -1,21 +1,30 @@
 #!/usr/bin/env bash
 # The fourth configuration from its packed trajectories: three students, every row of the table, the table itself.
-#   AGENTDISTILL_DATA=FOLDER bash experiments/table_rows.sh WORK [OPTIONS OF EVAL, such as --limit 20]
+#   AGENTDISTILL_DATA=FOLDER bash experiments/table_rows.sh WORK [OPTIONS OF EVAL]
 # Everything is a RUN, a checkpoint or a file in WORK: stopped, the same command goes on. About ten hours of one
-# core, more than half of them training. TEACHER is a model; the default runs in process and needs no server.
-# The knowledge base is the packed one: `agentdistill kb build WORK/pilot -o kb --model TEACHER` makes another.
+# core, nearly half of them training. TEACHER is a model; the default runs in process and needs no server.
+# `--limit N` cuts each RUN, so the teacher, who has one for each subset, is tested on other tasks then.
+# The knowledge base is the packed one; how it was made is in README.md, table-4.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 teacher=${TEACHER:-qwen2.5-coder-1.5b}
+AGENTDISTILL_DATA=$(realpath "$AGENTDISTILL_DATA")
+export AGENTDISTILL_DATA
 mkdir -p "$1"
 cd "$1"
 shift
 options=("$@")
 
-[ -d tasks ] || python "$here/table_tasks.py" tasks 4
-[ -d prompts ] || python "$here/bbh_prompts.py" prompts
-[ -d data/data-cot ] || { rm -rf data && bash "$here/table_data.sh" data "$AGENTDISTILL_DATA/gsm8k_dev.jsonl" 4; }
-[ -d passages ] || agentdistill index build "$AGENTDISTILL_DATA/passages.jsonl" -o passages --no-dense
+made() { # FOLDER COMMAND: runs the command unless it has made the folder; what is half made is made again
+    [ ! -f "$1/.made" ] || return 0
+    rm -rf "$1"
+    "${@:2}"
+    touch "$1/.made"
+}
+made tasks python "$here/table_tasks.py" tasks 4
+made prompts python "$here/bbh_prompts.py" prompts
+made data bash "$here/table_data.sh" data "$AGENTDISTILL_DATA/gsm8k_dev.jsonl" 4
+made passages agentdistill index build "$AGENTDISTILL_DATA/passages.jsonl" -o passages --no-dense
 grep -v '"id": "bbh/' tasks/test.jsonl >tasks/test_rest.jsonl
 grep -v '"id": "bbh/' tasks/test_cot.jsonl >tasks/test_cot_rest.jsonl
 
