@@ -2,7 +2,8 @@
 # The fourth configuration from its packed trajectories: three students, every row of the table, the table itself.
 #   AGENTDISTILL_DATA=FOLDER bash experiments/table_rows.sh WORK [OPTIONS OF EVAL]
 # Everything is a RUN, a checkpoint or a file in WORK: stopped, the same command goes on. About ten hours of one
-# core, nearly half of them training. TEACHER is a model; the default runs in process and needs no server.
+# core, nearly half of them training. TEACHER is a model (a file of it by its whole path); the default runs in
+# process and needs no server.
 # `--limit N` cuts each RUN, so the teacher, who has one for each subset, is tested on other tasks then.
 # The knowledge base is the packed one; how it was made is in README.md, table-4.
 set -euo pipefail
