@@ -43,6 +43,8 @@ def averages(lines: Iterable[str]) -> dict[str, tuple[Share, Share]]:
         ]
         if len(shares) == 2:
             found[line.split("|")[1].strip()] = (shares[0], shares[1])
+    if not found:
+        sys.exit("no rows of a table on standard input: give it what table.py prints")
     return found
 
 

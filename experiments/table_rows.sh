@@ -7,6 +7,7 @@
 # `--limit N` cuts each RUN, so the teacher, who has one for each subset, is tested on other tasks then.
 # The knowledge base is the packed one; how it was made is in README.md, table-4.
 set -euo pipefail
+: "${1:?WORK, the folder to work in, is missing}" "${AGENTDISTILL_DATA:?the folder of the benchmarks is not named}"
 here=$(cd "$(dirname "$0")" && pwd)
 teacher=${TEACHER:-qwen2.5-coder-1.5b}
 AGENTDISTILL_DATA=$(realpath "$AGENTDISTILL_DATA")
@@ -16,16 +17,16 @@ cd "$1"
 shift
 options=("$@")
 
-made() { # FOLDER COMMAND: runs the command unless it has made the folder; what is half made is made again
-    [ ! -f "$1/.made" ] || return 0
-    rm -rf "$1"
+made() { # FOLDER COMMAND: the command makes FOLDER.part, which is FOLDER once it is whole
+    [ ! -d "$1" ] || return 0
+    rm -rf "$1.part"
     "${@:2}"
-    touch "$1/.made"
+    mv "$1.part" "$1"
 }
-made tasks python "$here/table_tasks.py" tasks 4
-made prompts python "$here/bbh_prompts.py" prompts
-made data bash "$here/table_data.sh" data "$AGENTDISTILL_DATA/gsm8k_dev.jsonl" 4
-made passages agentdistill index build "$AGENTDISTILL_DATA/passages.jsonl" -o passages --no-dense
+made tasks python "$here/table_tasks.py" tasks.part 4
+made prompts python "$here/bbh_prompts.py" prompts.part
+made data bash "$here/table_data.sh" data.part "$AGENTDISTILL_DATA/gsm8k_dev.jsonl" 4
+made passages agentdistill index build "$AGENTDISTILL_DATA/passages.jsonl" -o passages.part --no-dense
 grep -v '"id": "bbh/' tasks/test.jsonl >tasks/test_rest.jsonl
 grep -v '"id": "bbh/' tasks/test_cot.jsonl >tasks/test_cot_rest.jsonl
 
